@@ -30,10 +30,19 @@ def as_shape(shape: Sequence[int], name: str, axes: int | None = None) -> tuple[
 
 def as_constant(values: Any, name: str) -> Tensor:
     """A float64 copy of the caller's numbers on their device, refused when they are not finite real numbers."""
-    tensor = torch.as_tensor(values).detach()
-    if tensor.is_complex():
+    if not isinstance(values, Tensor):
+        import numpy as np
+
+        array = np.asarray(values)
+        if array.dtype.kind not in "buifc":
+            raise TypeError(
+                f"{name} is of type {array.dtype}, expected real numbers: pass an array or tensor of floats."
+            )
+        # astype copies, and so takes reversed views and foreign byte orders, which torch does not.
+        values = torch.from_numpy(array.astype(np.complex128 if array.dtype.kind == "c" else np.float64))
+    if values.is_complex():
         raise ValueError(f"{name} is complex, expected real numbers: pass its real part.")
-    tensor = tensor.to(torch.float64, copy=True)
+    tensor = values.detach().to(torch.float64, copy=True)
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name} holds values that are not finite, expected finite numbers: remove NaN and infinity.")
     return tensor
@@ -114,7 +123,9 @@ class Operator(ABC):
             name: tensor[chosen.to(tensor.device)] if name in self._per_member else tensor
             for name, tensor in self._constants.items()
         }
-        return self._copy(constants, [child.take(index) for child in self._children], chosen.numel())
+        # One member left is one map for all: its constants broadcast.
+        batch = chosen.numel() if chosen.numel() > 1 else None
+        return self._copy(constants, [child.take(index) for child in self._children], batch)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """A copy with its constants on another device, self when nothing changes.

@@ -56,7 +56,7 @@ def compose(a: Operator, b: Operator) -> Operator:
 def _closed_form(a: Spectral, b: Spectral) -> Spectral | None:
     """The SVD of A B where one is known: an identity, a channel map with a spatial one, two circular convolutions."""
     from .color import ChannelMix, ChannelSpatial
-    from .fourier import CircularBlur, FoldedDownsample
+    from .fourier import CircularConvolution, CircularDecimation
     from .identity import Identity
 
     if isinstance(a, Identity):
@@ -67,7 +67,7 @@ def _closed_form(a: Spectral, b: Spectral) -> Spectral | None:
         mix, spatial = (a, b) if isinstance(a, ChannelMix) else (b, a)
         if isinstance(mix, ChannelMix) and spatial.with_channels(mix.rank) is not None:
             return ChannelSpatial(mix, spatial)
-    if isinstance(a, CircularBlur | FoldedDownsample) and isinstance(b, CircularBlur):
+    if isinstance(a, CircularConvolution | CircularDecimation) and isinstance(b, CircularConvolution):
         return a.after_blur(b)
     return None
 
