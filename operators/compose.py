@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 from .base import LinearOperator, Operator, common_batch
+from .color import ChannelMix, ChannelSpatial
+from .fourier import CircularConvolution, CircularDecimation
+from .identity import Identity
 from .spectral import Spectral
 
 __all__ = ["add", "compose", "scale", "stack", "transpose"]
@@ -40,6 +43,10 @@ def compose(a: Operator, b: Operator) -> Operator:
             f"{a.in_shape}; build one of them for the other's shape."
         )
     batch = common_batch([a, b])
+    if isinstance(a, Identity):
+        return b
+    if isinstance(b, Identity):
+        return a
     if isinstance(a, Scaled | SpectralScaled):
         return scale(a.factor, compose(a.parent, b))
     if isinstance(b, Scaled | SpectralScaled):
@@ -54,15 +61,7 @@ def compose(a: Operator, b: Operator) -> Operator:
 
 
 def _closed_form(a: Spectral, b: Spectral) -> Spectral | None:
-    """The SVD of A B where one is known: an identity, a channel map with a spatial one, two circular convolutions."""
-    from .color import ChannelMix, ChannelSpatial
-    from .fourier import CircularConvolution, CircularDecimation
-    from .identity import Identity
-
-    if isinstance(a, Identity):
-        return b
-    if isinstance(b, Identity):
-        return a
+    """The SVD of A B where one is known: a channel map with a spatial one, or two circular convolutions."""
     if isinstance(a, ChannelMix) != isinstance(b, ChannelMix):
         mix, spatial = (a, b) if isinstance(a, ChannelMix) else (b, a)
         if isinstance(mix, ChannelMix) and spatial.with_channels(mix.rank) is not None:

@@ -21,8 +21,8 @@ class Identity(Spectral):
     Raises:
         ValueError: in_shape is not made of positive integers.
 
-    >>> Identity((3, 8, 8)) @ torch.ones(2, 3, 8, 8) == torch.ones(2, 3, 8, 8)
-    tensor([[[[True, ...
+    >>> Identity((2,)) @ torch.tensor([[1.0, 2.0]])
+    tensor([[1., 2.]])
     """
 
     def __init__(self, in_shape: Sequence[int]) -> None:

@@ -149,8 +149,8 @@ def load_psf(path: str | Path, index: int | None = None, key: str | None = None)
         raise ValueError(str(problem)) from None
     except Exception as problem:
         raise ValueError(
-            f"The PSF file {file} cannot be read ({type(problem).__name__}: {problem}): expected a .npy file of numbers, "
-            "a .mat file of version 7 or older, or an image."
+            f"The PSF file {file} cannot be read ({type(problem).__name__}: {problem}): expected a .npy file of "
+            "numbers, a .mat file of version 7 or older, or an image."
         ) from problem
     if index is None and len(arrays) > 1:
         raise ValueError(f"The PSF file {file} holds {len(arrays)} PSFs: choose one with index=0 to {len(arrays) - 1}.")
