@@ -1,0 +1,390 @@
+"""Every operator against the definition of what it claims to be: a dense matrix, its transpose, its SVD."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from invdiff.operators import (
+    Blur,
+    Downsample,
+    Grayscale,
+    Identity,
+    LinearOperator,
+    Mask,
+    Matrix,
+    Operator,
+    Spectral,
+    checks,
+    from_function,
+    from_scipy,
+    stack,
+)
+
+F64 = torch.float64
+# The same examples on every run; INVDIFF_EXAMPLES=200 explores more of them.
+EXAMPLES = int(os.environ.get("INVDIFF_EXAMPLES", "6"))
+contract = settings(
+    max_examples=EXAMPLES, deadline=None, derandomize="INVDIFF_EXAMPLES" not in os.environ, database=None
+)
+
+
+class Choices:
+    """Random parameters of one operator, from hypothesis."""
+
+    def __init__(self, data: st.DataObject) -> None:
+        self.data = data
+        self.generator = torch.Generator().manual_seed(self.integer(0, 10**6))
+
+    def integer(self, low: int, high: int) -> int:
+        return self.data.draw(st.integers(low, high))
+
+    def members(self) -> int:
+        """Number of members: 0 stands for one map for all."""
+        return self.data.draw(st.sampled_from([0, 0, 1, 2, 3]))
+
+    def rand(self, *shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=self.generator, dtype=F64)
+
+    def shape(self, channels: int | None = None, factor: int = 1) -> tuple[int, int, int]:
+        low, high = 1, max(9 // factor, 1)
+        c = self.integer(1, 3) if channels is None else channels
+        return c, factor * self.integer(low, high), factor * self.integer(low, high)
+
+    def psf(self, shape: tuple[int, int, int]) -> torch.Tensor:
+        """A PSF of any size that fits, for all or for each member, with negative values now and then."""
+        m = self.members()
+        kh, kw = self.integer(1, shape[1]), self.integer(1, shape[2])
+        values = self.rand(*([m] if m else []), kh, kw) - 0.1 * self.integer(0, 1)
+        values[..., 0, 0] += 1.0
+        return values
+
+
+def blur(boundary: str) -> Callable[[Choices], LinearOperator]:
+    def build(c: Choices) -> LinearOperator:
+        shape = c.shape()
+        return Blur(c.psf(shape), shape, boundary=boundary)
+
+    return build
+
+
+def mask(c: Choices) -> LinearOperator:
+    shape, m = c.shape(), c.members()
+    values = c.rand(*([m] if m else []), *shape)
+    return Mask(torch.where(values < 0.4, 0.0, values), shape)
+
+
+def downsample(kind: str) -> Callable[[Choices], LinearOperator]:
+    def build(c: Choices) -> LinearOperator:
+        factor = c.integer(1, 4)
+        shape = c.shape(factor=factor)
+        return Downsample(factor, shape, c.psf(shape) if kind == "psf" else kind)
+
+    return build
+
+
+def gray(c: Choices) -> LinearOperator:
+    shape = c.shape()
+    return Grayscale(shape, (c.rand(shape[0]) - 0.3).tolist())
+
+
+def gray_of(build: Callable[[Choices], LinearOperator]) -> Callable[[Choices], LinearOperator]:
+    def product(c: Choices) -> LinearOperator:
+        spatial = build(c)
+        return Grayscale(spatial.out_shape, c.rand(spatial.out_shape[0]) + 0.1) @ spatial
+
+    return product
+
+
+def mask_equal_on_channels(c: Choices) -> LinearOperator:
+    shape = c.shape()
+    return Mask(c.rand(*shape[1:]).round(), shape)
+
+
+def blur_of_gray(c: Choices) -> LinearOperator:
+    shape = c.shape()
+    return blur_on(c, (1, *shape[1:])) @ Grayscale(shape, c.rand(shape[0]) + 0.1)
+
+
+def blur_on(c: Choices, shape: tuple[int, int, int]) -> LinearOperator:
+    return Blur(one_psf(c, shape), shape)
+
+
+def one_psf(c: Choices, shape: tuple[int, int, int]) -> torch.Tensor:
+    return c.rand(c.integer(1, shape[1]), c.integer(1, shape[2])) + 0.01
+
+
+def matrix(c: Choices) -> LinearOperator:
+    m, n_out, n_in = c.members(), c.integer(1, 6), c.integer(1, 6)
+    values = c.rand(*([m] if m else []), n_out, n_in) - 0.5
+    if c.integer(0, 1):
+        values[..., -1, :] = values[..., 0, :]  # a rank that may be deficient
+    return Matrix(values)
+
+
+def double_blur(c: Choices) -> LinearOperator:
+    shape = c.shape()
+    return blur_on(c, shape) @ blur_on(c, shape)
+
+
+def downsampled_blur(c: Choices) -> LinearOperator:
+    shape = c.shape(factor=2)
+    return Downsample(2, shape, one_psf(c, shape)) @ blur_on(c, shape)
+
+
+def scaled(c: Choices) -> LinearOperator:
+    return (c.integer(-3, 3) / 2) * mask(c)
+
+
+def difference(c: Choices) -> LinearOperator:
+    shape = c.shape()
+    return blur_on(c, shape) - Mask(c.rand(*shape), shape)
+
+
+def product(c: Choices) -> LinearOperator:
+    shape = c.shape()
+    return Blur(one_psf(c, shape), shape, "zero") @ Mask(c.rand(*shape), shape)
+
+
+def stacked(c: Choices) -> LinearOperator:
+    shape = c.shape(factor=2)
+    other = Downsample(2, shape) if c.integer(0, 1) else Grayscale(shape, [1.0] * shape[0])
+    return stack(blur_on(c, shape), other, 3 * Identity(shape))
+
+
+def transposed(c: Choices) -> LinearOperator:
+    return (downsample("psf")(c) if c.integer(0, 1) else blur("reflect")(c)).T
+
+
+def function(c: Choices) -> LinearOperator:
+    n = c.integer(1, 7)
+    return from_function(lambda x: x.cumsum(-1)[..., ::2], (2, n))
+
+
+def sparse(c: Choices) -> LinearOperator:
+    rows, columns = c.integer(1, 6), c.integer(1, 3)
+    return from_scipy(scipy.sparse.csr_matrix(c.rand(rows, 2 * columns).numpy().round(1)), in_shape=(2, columns))
+
+
+SPECTRAL: dict[str, Callable[[Choices], LinearOperator]] = {
+    "identity": lambda c: Identity(c.shape()),
+    "mask": mask,
+    "blur": blur("circular"),
+    "box": downsample("box"),
+    "bicubic": downsample("bicubic"),
+    "psf": downsample("psf"),
+    "gray": gray,
+    "matrix": matrix,
+    "gray of blur": gray_of(blur("circular")),
+    "gray of box": gray_of(downsample("box")),
+    "gray of bicubic": gray_of(downsample("bicubic")),
+    "gray of psf": gray_of(downsample("psf")),
+    "gray of mask": gray_of(mask_equal_on_channels),
+    "blur of gray": blur_of_gray,
+    "blur of blur": double_blur,
+    "psf of blur": downsampled_blur,
+    "scaled": scaled,
+    "transposed spectral": lambda c: gray_of(downsample("psf"))(c).T,
+}
+OTHERS: dict[str, Callable[[Choices], LinearOperator]] = {
+    "reflect": blur("reflect"),
+    "replicate": blur("replicate"),
+    "zero": blur("zero"),
+    "valid": blur("valid"),
+    "difference": difference,
+    "product": product,
+    "stack": stacked,
+    "transposed": transposed,
+    "function": function,
+    "sparse": sparse,
+}
+EVERY = {**SPECTRAL, **OTHERS}
+every = pytest.mark.parametrize("name", EVERY)
+
+
+def dense(operator: Operator, member: int = 0) -> np.ndarray:
+    """The matrix of one member, column by column from the forward map."""
+    one = operator.take([member])
+    n = int(np.prod(operator.in_shape))
+    return one(torch.eye(n, dtype=F64).reshape(n, *operator.in_shape)).reshape(n, -1).T.numpy()
+
+
+def inputs(operator: Operator, c: Choices, dtype: torch.dtype = F64) -> tuple[torch.Tensor, torch.Tensor]:
+    members = operator.batch or c.integer(1, 3)
+    x = c.rand(members, *operator.in_shape).to(dtype)
+    return x, c.rand(members, *operator.out_shape).to(dtype)
+
+
+@every
+@contract
+@given(data=st.data())
+def test_the_adjoint_is_the_transpose(name: str, data: st.DataObject) -> None:
+    operator = EVERY[name](Choices(data))
+    checks.dot_test(operator, tol=1e-12)
+    checks.dot_test(operator, tol=1e-5, dtype=torch.float32)
+    m = dense(operator)
+    n = m.shape[0]
+    back = operator.take([0]).adjoint(torch.eye(n, dtype=F64).reshape(n, *operator.out_shape)).reshape(n, -1)
+    np.testing.assert_allclose(back.numpy(), m, atol=1e-13 * max(np.abs(m).max(), 1))
+
+
+@pytest.mark.parametrize("name", SPECTRAL)
+@contract
+@given(data=st.data())
+def test_the_svd_holds_and_has_the_dense_singular_values(name: str, data: st.DataObject) -> None:
+    operator = EVERY[name](Choices(data))
+    assert isinstance(operator, Spectral)
+    checks.svd_test(operator, tol=1e-10)
+    checks.svd_test(operator, tol=2e-5, dtype=torch.float32)
+    one = operator.take([0])
+    image = torch.zeros(1, *operator.in_shape, dtype=F64)
+    coordinates = one.vt(image)
+    got = torch.broadcast_to(one.singular, coordinates.shape).flatten().sort(descending=True).values.numpy()
+    expected = np.linalg.svd(dense(operator), compute_uv=False)
+    assert (one.singular >= 0).all()
+    # Thin coordinates leave out zeros, square ones may add them.
+    size = max(len(got), len(expected))
+    got, expected = np.pad(got, (0, size - len(got))), np.pad(expected, (0, size - len(expected)))
+    np.testing.assert_allclose(got, expected, atol=1e-12 * max(expected[0], 1))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@contract
+@given(data=st.data())
+def test_what_has_no_closed_form_does_not_claim_one(name: str, data: st.DataObject) -> None:
+    operator = EVERY[name](Choices(data))
+    if name != "transposed":
+        assert not isinstance(operator, Spectral)
+
+
+@every
+@contract
+@given(data=st.data())
+def test_pinv_is_the_dense_pseudo_inverse(name: str, data: st.DataObject) -> None:
+    c = Choices(data)
+    operator = EVERY[name](c)
+    _, y = inputs(operator, c)
+    m = dense(operator)
+    values = np.linalg.svd(m, compute_uv=False)
+    kept = values[values > 1e-13 * max(values[0], 1e-300)]
+    condition = kept[0] / kept[-1] if len(kept) else 1.0
+    if condition > 1e4:
+        return
+    got = operator.pinv(y)[0].flatten().numpy()
+    expected = np.linalg.pinv(m, rcond=1e-12) @ y[0].flatten().numpy()
+    tolerance = 1e-12 * condition if isinstance(operator, Spectral) else 1e-9 * condition**2
+    np.testing.assert_allclose(got, expected, atol=tolerance * max(1.0, np.abs(expected).max()))
+
+
+@every
+@contract
+@given(data=st.data())
+def test_batch_equals_loop(name: str, data: st.DataObject) -> None:
+    c = Choices(data)
+    operator = EVERY[name](c)
+    x, y = inputs(operator, c)
+    for i in range(len(x)):
+        one = operator.take([i]) if operator.batch else operator
+        torch.testing.assert_close(one(x[i : i + 1]), operator(x)[i : i + 1], rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(one.adjoint(y[i : i + 1]), operator.adjoint(y)[i : i + 1], rtol=1e-12, atol=1e-13)
+        if isinstance(operator, Spectral):
+            torch.testing.assert_close(one.vt(x[i : i + 1]), operator.vt(x)[i : i + 1], rtol=1e-12, atol=1e-13)
+
+
+@every
+@contract
+@given(data=st.data())
+def test_nothing_is_written_into_the_input_nor_shared_with_it(name: str, data: st.DataObject) -> None:
+    c = Choices(data)
+    operator = EVERY[name](c)
+    x, y = inputs(operator, c)
+    before_x, before_y = x.clone(), y.clone()
+    calls = [(operator.forward, x), (operator.adjoint, y), (operator.pinv, y)]
+    if isinstance(operator, Spectral):
+        calls += [(operator.vt, x), (operator.ut, y)]
+        z = operator.vt(x)
+        w = operator.ut(y)
+        calls += [(operator.v, z), (operator.u, w)]
+        before_z, before_w = z.clone(), w.clone()
+    for function_, value in calls:
+        function_(value).zero_()
+    assert torch.equal(x, before_x)
+    assert torch.equal(y, before_y)
+    if isinstance(operator, Spectral):
+        assert torch.equal(z, before_z)
+        assert torch.equal(w, before_w)
+
+
+@every
+@contract
+@given(data=st.data())
+def test_gradients_flow(name: str, data: st.DataObject) -> None:
+    c = Choices(data)
+    operator = EVERY[name](c)
+    x, y = inputs(operator, c)
+    x.requires_grad_()
+    y.requires_grad_()
+    (gradient,) = torch.autograd.grad((operator(x) * y.detach()).sum(), x)
+    torch.testing.assert_close(gradient, operator.adjoint(y.detach()), rtol=1e-11, atol=1e-12)
+    (gradient,) = torch.autograd.grad((operator.adjoint(y) * x.detach()).sum(), y)
+    torch.testing.assert_close(gradient, operator(x.detach()), rtol=1e-11, atol=1e-12)
+    assert torch.equal(operator.vjp(x.detach(), y.detach()), operator.adjoint(y.detach()))
+
+
+@every
+@contract
+@given(data=st.data())
+def test_results_have_the_dtype_of_the_input(name: str, data: st.DataObject) -> None:
+    c = Choices(data)
+    operator = EVERY[name](c)
+    for dtype in (torch.float32, F64):
+        x, y = inputs(operator, c, dtype)
+        assert operator(x).dtype == operator.adjoint(y).dtype == dtype
+        assert operator(x).shape == y.shape
+        assert operator.adjoint(y).shape == x.shape
+        if isinstance(operator, Spectral):
+            z = operator.vt(x)
+            assert z.dtype.to_real() == operator.singular_as(z).dtype == dtype
+            assert operator.u(operator.singular_as(z) * z).dtype == operator.v(z).dtype == dtype
+            assert operator.pinv(y).dtype == operator.damped_pinv(y, 0.1).dtype == dtype
+    exact, single = operator(x), operator(x.float())
+    assert float((exact - single).norm()) <= 2e-6 * float(exact.norm() + x.norm() * 0.1)
+
+
+@pytest.mark.parametrize("name", SPECTRAL)
+@contract
+@given(data=st.data())
+def test_damped_pinv_minimises_its_objective(name: str, data: st.DataObject) -> None:
+    c = Choices(data)
+    operator = EVERY[name](c)
+    assert isinstance(operator, Spectral)
+    _, y = inputs(operator, c)
+    m = dense(operator)
+    for damping in (0.3, torch.full((len(y),), 0.3, dtype=F64)):
+        got = operator.damped_pinv(y, damping)[0].flatten().numpy()
+        expected = np.linalg.solve(m.T @ m + 0.3 * np.eye(m.shape[1]), m.T @ y[0].flatten().numpy())
+        np.testing.assert_allclose(got, expected, atol=1e-11)
+
+
+@every
+@contract
+@given(data=st.data())
+def test_take_picks_members_and_to_makes_no_needless_copy(name: str, data: st.DataObject) -> None:
+    c = Choices(data)
+    operator = EVERY[name](c)
+    assert operator.to("cpu", torch.float32) is operator
+    if operator.batch is None:
+        assert operator.take([0, 0]) is operator
+        return
+    x, _ = inputs(operator, c)
+    index = [operator.batch - 1, 0, 0]
+    picked = operator.take(torch.tensor(index))
+    assert picked.batch == 3
+    torch.testing.assert_close(picked(x[index]), operator(x)[index], rtol=1e-12, atol=1e-13)
