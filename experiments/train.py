@@ -101,7 +101,7 @@ def train(cfg: DictConfig) -> None:
     crops = Crops(Path(cfg.data), heldout, cfg.crop)
     net = UNet(**OmegaConf.to_container(cfg.network)).to(cfg.device, memory_format=torch.channels_last)  # type: ignore[call-overload,arg-type]
     average = {k: v.detach().clone() for k, v in net.named_parameters()}
-    optimizer = torch.optim.AdamW(net.parameters(), lr=cfg.lr, betas=(0.9, 0.99), weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=cfg.lr, betas=(0.9, 0.995), weight_decay=1e-4)
     start, checkpoint = 0, out / "last.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=cfg.device, weights_only=True)

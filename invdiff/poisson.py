@@ -1,0 +1,93 @@
+"""The prox of a Poisson likelihood by Newton's method."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .operators import LinearOperator
+from .operators.linalg import conjugate_gradient
+
+__all__ = ["newton_prox"]
+
+
+def newton_prox(operator: LinearOperator, y: Tensor, gain: float, z: Tensor, rho: Tensor) -> Tensor:
+    """argmin over x of sum(A x / g - (y / g) log(A x)) + rho / 2 |x - z|^2, member by member.
+
+    Newton steps, each solved by conjugate gradients and shortened until the objective falls and A x stays positive
+    where photons were counted. Where none was counted (y = 0) the term is A x / g, also for A x < 0.
+
+    Args:
+        operator: linear A.
+        y: measurement, (1 or b, *out_shape), in image units.
+        gain: image units per photon.
+        z: (b, *in_shape).
+        rho: (1 or b, 1, ..., 1).
+
+    Raises:
+        ValueError: if y is negative, or no image was found for which A x is positive where photons were counted.
+    """
+    if bool((y < 0).any()):
+        raise ValueError(f"y holds {float(y.min()):.3g}: expected Poisson counts times the gain, which are not negative.")
+    count = (y / gain).expand(z.shape[0], *y.shape[1:])
+    counted = count > 0
+
+    def objective(x: Tensor, ax: Tensor) -> Tensor:
+        data = ax / gain - torch.where(counted, count * ax.clamp_min(1e-38).log(), 0.0)
+        inside = (~counted | (ax > 0)).flatten(1).all(1)
+        value = data.flatten(1).sum(1) + (rho / 2 * (x - z) ** 2).flatten(1).sum(1)
+        return torch.where(inside, value, torch.inf)
+
+    def along(step: Tensor, x: Tensor) -> Tensor:
+        return step.reshape((-1,) + (1,) * (x.ndim - 1)) * x
+
+    x = _positive_start(operator, z, counted)
+    ax = operator.forward(x)
+    value = objective(x, ax)
+    tolerance = 1e-10 if z.dtype == torch.float64 else 1e-6
+    moving = torch.ones(z.shape[0], dtype=torch.bool, device=z.device)
+    for _ in range(60):
+        safe = torch.where(counted, ax, 1.0)
+        slope = operator.adjoint(1 / gain - torch.where(counted, count / safe, 0.0)) + rho * (x - z)
+        curvature = torch.where(counted, count / safe**2, 0.0)
+        newton = conjugate_gradient(
+            lambda v, c=curvature: operator.adjoint(c * operator.forward(v)) + rho * v,  # type: ignore[misc]
+            -slope,
+            tol=tolerance,
+            max_iter=200,
+        ).x
+        newton = along(moving.to(z), newton)
+        descent = (slope * newton).flatten(1).sum(1)
+        step = torch.ones_like(value)
+        for _ in range(50):
+            trial = x + along(step, newton)
+            trial_ax = operator.forward(trial)
+            trial_value = objective(trial, trial_ax)
+            # Rounding in the sum of the objective must not be taken for an increase.
+            slack = torch.finfo(z.dtype).eps * 8 * value.abs()
+            rejected = ~(trial_value <= value + 1e-4 * step * descent + slack)
+            if not bool(rejected.any()):
+                break
+            step = torch.where(rejected, step / 2, step)
+        x, ax, value = trial, trial_ax, trial_value
+        size = newton.flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1).clamp_min(1e-12)
+        moving = moving & (size > tolerance)
+        if not bool(moving.any()):
+            break
+    return x
+
+
+def _positive_start(operator: LinearOperator, z: Tensor, counted: Tensor) -> Tensor:
+    """z, lifted by as much as it takes for A x to be positive where photons were counted."""
+    for floor in (None, 0.02, 0.1, 0.5):
+        x = z if floor is None else z.clamp_min(floor)
+        ax = operator.forward(x)
+        if bool((~counted | (ax > 1e-4)).all()):
+            return x.clone()
+    x = torch.full_like(z, 0.5)
+    if bool((~counted | (operator.forward(x) > 0)).all()):
+        return x
+    raise ValueError(
+        "A x is not positive where photons were counted, even for a constant image: Poisson noise needs an operator "
+        "with rows that sum to a positive number."
+    )

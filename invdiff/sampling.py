@@ -1,0 +1,277 @@
+"""The only loop: draws, micro-batches, one random stream per draw, progress."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .likelihood import Likelihood
+from .posterior import POINT, Posterior
+from .priors.base import Denoiser, Prior, as_prior
+from .random import MemberRandom
+from .record import describe, environment
+from .solvers.base import CapabilityError, DiffusionSolver, Solver
+
+__all__ = ["default_micro_batch", "sample"]
+
+
+def sample(
+    solver: Solver,
+    likelihood: Likelihood | None,
+    denoiser: Denoiser | Callable[[Tensor, Tensor], Tensor],
+    *,
+    draws: int = 1,
+    seed: int = 0,
+    in_shape: Sequence[int] | None = None,
+    start: Tensor | None = None,
+    start_sigma: float | None = None,
+    device: torch.device | str | None = None,
+    micro_batch: int | None = None,
+    on_step: Callable[[int, Tensor], None] | None = None,
+    progress: bool = True,
+) -> Posterior:
+    """Run a solver for every draw of every measurement.
+
+    Draw k of measurement j is a function of (seed, k, j) and the micro-batch alone: the number of draws asked for and
+    the other members of its batch do not change it. Ctrl-C keeps the draws that are finished.
+
+    Args:
+        solver: what to run.
+        likelihood: the measurement, with its operator and noise; None draws from the prior.
+        denoiser: the prior, any callable (x, sigma) -> estimate of x0.
+        draws: number of draws per measurement; 1 for solvers that give a point estimate.
+        seed: integer from 0 on.
+        in_shape: shape of one image, where no likelihood or prior tells it.
+        start: image to start from, (*in_shape) or (m, *in_shape).
+        start_sigma: noise level added to `start` by diffusion solvers, image units; they go on from there.
+        device: where to run; where y is if left out.
+        micro_batch: members per batch; the default depends on the image shape alone.
+        on_step: called with the step number and a copy of the iterates, (micro_batch, *in_shape).
+        progress: show a progress bar on a terminal.
+
+    Raises:
+        TypeError: if the solver has no `iterate` or the likelihood is not a Likelihood.
+        CapabilityError: if solver, operator, noise and prior do not go together.
+        ValueError: for any other setting that cannot be used.
+        FloatingPointError: if a draw becomes infinite or NaN.
+    """
+    if not isinstance(solver, Solver):
+        raise TypeError(f"solver is {type(solver).__name__}: expected an object with `iterate`, such as DDRM().")
+    if likelihood is not None and not isinstance(likelihood, Likelihood):
+        raise TypeError(f"likelihood is {type(likelihood).__name__}: expected Likelihood(y, operator, noise) or None.")
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+        raise ValueError(f"draws is {draws!r}: expected a whole number from 1 on.")
+    if not solver.stochastic and draws != 1:
+        raise ValueError(f"{type(solver).__name__} gives one point estimate: ask for draws=1, not {draws}, or use DDRM or DPS.")
+    MemberRandom(seed, [])
+    prior = as_prior(denoiser)
+    shape = _shape(likelihood, prior, in_shape)
+    solver = _from_start(solver, start, start_sigma, prior)
+    where = torch.device(device) if device is not None else likelihood.y.device if likelihood else torch.device("cpu")
+    dtype = likelihood.y.dtype if likelihood else torch.float32
+    if likelihood is not None:
+        likelihood = likelihood.to(where)
+    prior = prior.to(where)
+    check = getattr(solver, "check", None)
+    if check is not None:
+        check(likelihood, prior)
+    count = 1 if likelihood is None else likelihood.measurements
+    started = None if start is None else _started(start, shape, count).to(where, dtype)
+    if micro_batch is not None and (isinstance(micro_batch, bool) or not isinstance(micro_batch, int) or micro_batch < 1):
+        raise ValueError(f"micro_batch is {micro_batch!r}: expected a whole number from 1 on.")
+    size = micro_batch or default_micro_batch(shape)
+    if not solver.stochastic:
+        size = min(size, count)
+    counted = _Counted(prior)
+    clock = time.monotonic()
+    finished: list[Tensor] = []
+    interrupted = False
+    total = draws * count
+    with _progress(solver, total, size, progress) as advance:
+        try:
+            for first in range(0, total, size):
+                members = [divmod(index, count) for index in range(first, first + size)]
+                random = MemberRandom(seed, members)
+                chunk = _take(likelihood, members, count)
+                like = torch.empty(size, *shape, dtype=dtype, device=where)
+                with torch.no_grad():
+                    if started is not None:
+                        picked = started[[j for _, j in members]] if started.shape[0] > 1 else started.expand_as(like)
+                        x = picked.clone()
+                        if start_sigma is not None:
+                            x = x + start_sigma * random.normal(like)
+                    else:
+                        x = _initial(solver, chunk, counted, like, random)
+                    step = 0
+                    for x in solver.iterate(chunk, counted, x, random):  # type: ignore[arg-type]  # noqa: B007
+                        step += 1
+                        advance(step)
+                        if on_step is not None:
+                            on_step(step, x.detach().clone())
+                finished.append(x.detach())
+                _refuse_nonfinite(x, members[: total - first], solver)
+        except KeyboardInterrupt:
+            whole = len(finished) * size // count
+            if whole == 0:
+                raise
+            warnings.warn(f"Interrupted: {whole} of {draws} draws are finished and kept.", stacklevel=2)
+            draws, interrupted = whole, True
+    result = torch.cat(finished)[: draws * count].reshape(draws, count, *shape)
+    if likelihood is None or not likelihood.batched:
+        result = result[:, 0]
+    record: dict[str, Any] = {
+        "solver": describe(solver),
+        "prior": describe(prior),
+        "operator": None if likelihood is None else describe(likelihood.operator),
+        "noise": None if likelihood is None else describe(likelihood.noise),
+        "seed": int(seed),
+        "draws": draws,
+        "measurements": count,
+        "micro_batch": size,
+        "in_shape": list(shape),
+        "dtype": str(dtype).removeprefix("torch."),
+        "nfe": counted.calls // max(len(finished), 1),
+        "seconds": round(time.monotonic() - clock, 3),
+        "interrupted": interrupted,
+        "environment": environment(where),
+    }
+    return Posterior(result, record, _label(solver, prior))
+
+
+def default_micro_batch(in_shape: Sequence[int]) -> int:
+    """The power of two, 1 to 256, that keeps a batch within 2^18 values: it depends on the shape alone.
+
+    >>> default_micro_batch((3, 256, 256)), default_micro_batch((3, 64, 64))
+    (1, 16)
+    """
+    fitting = 2**18 // math.prod(in_shape)
+    return min(2 ** (fitting.bit_length() - 1), 256) if fitting else 1
+
+
+class _Counted(Prior):
+    """A prior that counts its calls and holds them to one shape."""
+
+    def __init__(self, prior: Prior) -> None:
+        self.prior, self.calls = prior, 0
+        self.name, self.channels = prior.name, prior.channels
+        self.sigma_range, self.differentiable = prior.sigma_range, prior.differentiable
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        self.calls += 1
+        return self.prior(x, sigma)
+
+    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.prior.denoise(x, sigma)
+
+
+def _shape(likelihood: Likelihood | None, prior: Prior, in_shape: Sequence[int] | None) -> tuple[int, ...]:
+    known = likelihood.operator.in_shape if likelihood is not None else getattr(prior, "in_shape", None)
+    if known is None and in_shape is None:
+        raise ValueError("in_shape is missing: without a likelihood, sample needs the image shape, such as (3, 64, 64).")
+    shape = tuple(in_shape) if in_shape is not None else tuple(known or ())
+    if known is not None and shape != tuple(known):
+        raise ValueError(f"in_shape is {shape}: the {'operator' if likelihood else 'prior'} takes images of {tuple(known)}.")
+    own = getattr(prior, "in_shape", None)
+    if own is not None and tuple(own) != shape:
+        raise CapabilityError(f"{prior.name} is of images of shape {tuple(own)}; the operator takes {shape}.")
+    if prior.channels is not None and (len(shape) != 3 or shape[0] != prior.channels):
+        raise CapabilityError(
+            f"{prior.name} serves images of {prior.channels} channels; the operator takes {shape}. "
+            f"Wrap the prior: invdiff.priors.match_channels(prior, {shape[0]})."
+        )
+    return shape
+
+
+def _from_start(solver: Solver, start: Tensor | None, start_sigma: float | None, prior: Prior) -> Solver:
+    """The solver with its schedule cut to begin at start_sigma."""
+    if start is None:
+        if start_sigma is not None:
+            raise ValueError(f"start_sigma is {start_sigma} without a start: give the image to start from as well.")
+        return solver
+    if not isinstance(solver, DiffusionSolver):
+        if start_sigma is not None:
+            raise ValueError(f"start_sigma is {start_sigma}: {type(solver).__name__} starts from `start` itself; leave it out.")
+        return solver
+    if start_sigma is None or not math.isfinite(start_sigma) or start_sigma <= solver.sigma_min:
+        raise ValueError(
+            f"start_sigma is {start_sigma}: expected the noise level, above {solver.sigma_min:g}, from which "
+            f"{type(solver).__name__} goes on."
+        )
+    return dataclasses.replace(solver, sigma_max=start_sigma)
+
+
+def _started(start: Tensor, shape: tuple[int, ...], count: int) -> Tensor:
+    whole = start[None] if tuple(start.shape) == shape else start
+    if tuple(whole.shape[1:]) != shape or whole.shape[0] not in (1, count):
+        raise ValueError(f"start has shape {tuple(start.shape)}: expected {shape} or ({count}, *{shape}).")
+    if not bool(torch.isfinite(whole).all()):
+        raise ValueError("start holds values that are not finite: expected an image.")
+    return whole
+
+
+def _initial(solver: Solver, likelihood: Likelihood | None, prior: Prior, like: Tensor, random: MemberRandom) -> Tensor:
+    own = getattr(solver, "start", None)
+    if own is not None:
+        return own(likelihood, prior, like, random)
+    return 0.5 + min(prior.sigma_range[1], 40.0) * random.normal(like)
+
+
+def _take(likelihood: Likelihood | None, members: list[tuple[int, int]], count: int) -> Likelihood | None:
+    if likelihood is None or (count == 1 and likelihood.operator.batch is None):
+        return likelihood
+    return likelihood.take(torch.tensor([j for _, j in members]))
+
+
+def _label(solver: Solver, prior: Prior) -> str:
+    if not solver.stochastic:
+        return POINT
+    heuristic = isinstance(solver, DiffusionSolver) and solver.heuristic(prior)
+    return "heuristic spread" if heuristic else "uncalibrated spread"
+
+
+def _refuse_nonfinite(x: Tensor, members: list[tuple[int, int]], solver: Solver) -> None:
+    fine = torch.isfinite(x).flatten(1).all(1)
+    for (draw, measurement), good in zip(members, fine.tolist(), strict=False):
+        if not good:
+            raise FloatingPointError(
+                f"Draw {draw} of measurement {measurement} is not finite: {type(solver).__name__} diverged; "
+                "use a smaller step (zeta, lam) or more steps."
+            )
+
+
+@contextmanager
+def _progress(solver: Solver, total: int, size: int, wanted: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr with draws done and time left; nothing where stderr is not a terminal."""
+    steps = getattr(solver, "steps", None) or getattr(solver, "iterations", None)
+    if not wanted or not sys.stderr.isatty() or steps is None:
+        yield lambda step: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(type(solver).__name__),
+        BarColumn(),
+        TextColumn("{task.fields[done]}/{task.fields[draws]} draws"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        chunks = math.ceil(total / size)
+        task = bar.add_task("", total=chunks * steps, done=0, draws=total)
+        calls = 0
+
+        def advance(step: int) -> None:
+            nonlocal calls
+            calls += 1
+            bar.update(task, completed=calls, done=min(calls // steps * size, total))
+
+        yield advance

@@ -1,0 +1,54 @@
+"""Solvers: one method, one file, one frozen dataclass that yields iterates; `invdiff.sample` runs them.
+
+>>> sorted(names())
+['ddrm', 'dps', 'pnp_admm', 'pnp_hqs', 'pnp_pgd', 'red_admm', 'red_fp', 'red_gd']
+>>> load("ddrm", steps=10).steps
+10
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import Any
+
+from .base import CapabilityError, Solver
+from .ddrm import DDRM
+from .dps import DPS
+from .pnp_admm import PnPADMM
+from .pnp_hqs import PnPHQS
+from .pnp_pgd import PnPPGD
+from .red_admm import REDADMM
+from .red_fp import REDFP
+from .red_gd import REDGD
+
+__all__ = ["DDRM", "DPS", "REDADMM", "REDFP", "REDGD", "CapabilityError", "PnPADMM", "PnPHQS", "PnPPGD", "Solver", "load", "names"]
+
+_SOLVERS = {cls.__module__.rsplit(".", 1)[-1]: cls for cls in (PnPPGD, PnPADMM, PnPHQS, REDGD, REDFP, REDADMM, DPS, DDRM)}
+
+
+def names() -> dict[str, str]:
+    """Every solver by the name of its file, with one line each."""
+    return {name: (cls.__doc__ or "").strip().splitlines()[0] for name, cls in _SOLVERS.items()}
+
+
+def load(name: str, **settings: Any) -> Solver:
+    """The solver of that name with the given settings.
+
+    Raises:
+        ValueError: for an unknown name or setting; the sentence suggests the nearest.
+    """
+    key = name.lower()
+    if key not in _SOLVERS:
+        raise ValueError(f"There is no solver {name!r}{_nearest(key, list(_SOLVERS))}.")
+    cls = _SOLVERS[key]
+    known = [field.name for field in dataclasses.fields(cls)]
+    for setting in settings:
+        if setting not in known:
+            raise ValueError(f"{cls.__name__} has no setting {setting!r}{_nearest(setting, known)}.")
+    return cls(**settings)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f": did you mean {close[0]!r}? Known are {', '.join(known)}" if close else f": known are {', '.join(known)}"

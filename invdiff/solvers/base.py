@@ -1,0 +1,194 @@
+"""What solvers share: the protocol, the checks before the first step, and where they start."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ..likelihood import Likelihood
+from ..noise import GaussianNoise
+from ..operators import LinearOperator, Spectral
+from ..operators.checks import spectral_norm
+from ..priors.base import Prior
+from ..random import MemberRandom
+from ..schedule import noise_levels
+
+__all__ = ["CapabilityError", "DiffusionSolver", "PointSolver", "Solver", "column"]
+
+# Pixel values vary by about a quarter around the middle of the range: the prior of somebody who knows nothing else.
+PIXEL_STD = 0.25
+
+
+class CapabilityError(ValueError):
+    """A solver, an operator, a noise and a prior that do not go together, found before the first step."""
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """Hyper-parameters plus one generator of iterates; the last iterate is the result."""
+
+    stochastic: bool
+
+    def iterate(
+        self, likelihood: Likelihood | None, denoiser: Prior, x: Tensor, random: MemberRandom
+    ) -> Iterator[Tensor]:
+        """Yield one iterate (b, *in_shape) per step, starting from x."""
+        ...
+
+
+def column(values: Tensor, like: Tensor) -> Tensor:
+    """(b,) -> (b, 1, ..., 1), to multiply a batch member by member."""
+    return values.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def require_positive(solver: object, *names: str) -> None:
+    """Refuse settings that are not finite and positive."""
+    for name in names:
+        value = getattr(solver, name)
+        if value is not None and (not math.isfinite(value) or value <= 0):
+            raise ValueError(f"{name} of {type(solver).__name__} is {value}: expected a finite number above 0.")
+
+
+@dataclass(frozen=True)
+class PointSolver:
+    """Solvers that descend to one image; `iterations` steps with a denoiser strength that falls log-linearly.
+
+    Args:
+        iterations: number of steps.
+        sigma_start: denoiser strength of the first step, image units.
+        sigma_end: denoiser strength of the last step; the noise level of the measurement where left out, and at least
+            1/255. Equal to sigma_start it makes the method the textbook one, with one denoiser throughout.
+        lam: weight of the prior.
+    """
+
+    iterations: int = 50
+    sigma_start: float = 0.2
+    sigma_end: float | None = None
+    lam: float = 0.23
+
+    stochastic: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1:
+            raise ValueError(f"iterations of {type(self).__name__} is {self.iterations}: expected at least 1.")
+        require_positive(self, *(f.name for f in fields(self) if f.name not in ("iterations", "accelerate")))
+
+    def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
+        """Refuse what this solver cannot do, in a sentence."""
+        if likelihood is None:
+            raise CapabilityError(f"{type(self).__name__} needs a likelihood: to draw from the prior use DDRM or DPS.")
+
+    def start(self, likelihood: Likelihood, denoiser: Prior, like: Tensor, random: MemberRandom) -> Tensor:
+        """The regularised inverse of y: what the measurement says with independent pixels as the prior."""
+        flat = torch.full_like(like, 0.5)
+        if not isinstance(likelihood.operator, LinearOperator):
+            return flat
+        return likelihood.prox(flat, PIXEL_STD**-2)
+
+    def strengths(self, likelihood: Likelihood, denoiser: Prior) -> list[float]:
+        """The denoiser strength of every step, held inside the prior's range."""
+        end = self.sigma_end
+        if end is None:
+            end = min(max(noise_level(likelihood), 1 / 255), self.sigma_start)
+        low, high = denoiser.sigma_range
+        ramp = torch.linspace(math.log(self.sigma_start), math.log(end), self.iterations, dtype=torch.float64).exp()
+        return [min(max(sigma, low), high) for sigma in ramp.tolist()]
+
+
+def noise_level(likelihood: Likelihood) -> float:
+    """The measurement's noise in image units: the mean sigma, or for photons the mean of sqrt(gain * y)."""
+    if isinstance(likelihood.noise, GaussianNoise):
+        return float(likelihood.noise.like(likelihood.batched_y).mean())
+    gain = getattr(likelihood.noise, "gain", 0.0)
+    return float((gain * likelihood.batched_y.clamp_min(0)).sqrt().mean())
+
+
+def lipschitz(likelihood: Likelihood) -> Tensor:
+    """An upper bound of the curvature of -log p(y | x) per member, |A|^2 / min sigma^2, (1 or m,).
+
+    Raises:
+        CapabilityError: where there is none to be had.
+    """
+    operator, noise = likelihood.operator, likelihood.noise
+    if not isinstance(operator, LinearOperator) or not isinstance(noise, GaussianNoise):
+        raise CapabilityError(
+            "A gradient step needs a linear operator and Gaussian noise to know its length: "
+            f"got {type(operator).__name__} and {type(noise).__name__}. Use PnPADMM, PnPHQS or REDFP."
+        )
+    sigma = noise.like(likelihood.batched_y).flatten(1).min(1).values
+    if bool((sigma == 0).any()):
+        raise CapabilityError(
+            "sigma_y is 0, where a gradient step has no length: use PnPADMM, PnPHQS or REDFP, which project."
+        )
+    if isinstance(operator, Spectral):
+        largest = torch.as_tensor(operator.singular.max()).to(sigma)
+    else:
+        largest = torch.as_tensor(spectral_norm(operator)).to(sigma) * 1.01
+    return (largest / sigma) ** 2
+
+
+@dataclass(frozen=True)
+class DiffusionSolver:
+    """Solvers that follow the noise down from sigma_max to 0.
+
+    Args:
+        steps: number of denoiser calls.
+        schedule: spacing of the noise levels, "vp" (even in the time of the linear-beta process) or "karras".
+        sigma_min: last noise level before 0, image units.
+        sigma_max: first noise level; where left out the highest of the prior's range, and at most 40.
+    """
+
+    steps: int = 100
+    schedule: str = "vp"
+    sigma_min: float = 0.005
+    sigma_max: float | None = None
+
+    stochastic: ClassVar[bool] = True
+    # A prior that does not reach this noise level has not forgotten the image where the solver starts.
+    full_range: ClassVar[float] = 10.0
+
+    def __post_init__(self) -> None:
+        require_positive(self, "sigma_min", "sigma_max")
+        noise_levels(self.schedule, self.steps, self.sigma_min, self.sigma_max or 40.0)
+
+    def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
+        """Refuse what this solver cannot do, in a sentence."""
+        name, (low, high) = type(self).__name__, denoiser.sigma_range
+        if low > 0.05 or high <= self.sigma_min:
+            raise CapabilityError(
+                f"{name} needs a prior for noise levels down to {self.sigma_min:g}; {denoiser.name} serves "
+                f"{low:.3g} to {high:.3g}. Use PnPPGD, PnPADMM or REDGD with sigma_start = sigma_end in its range."
+            )
+        if self.sigma_max is not None and self.sigma_max > high:
+            raise CapabilityError(
+                f"sigma_max of {name} is {self.sigma_max:g}; {denoiser.name} serves at most {high:.3g}. "
+                "Leave sigma_max out to start at the prior's own maximum."
+            )
+        if likelihood is None and self.heuristic(denoiser):
+            raise CapabilityError(
+                f"{name} cannot draw from the prior alone with {denoiser.name}, which serves noise levels up to "
+                f"{high:.3g} only. Use a diffusion prior (natural)."
+            )
+
+    def heuristic(self, denoiser: Prior) -> bool:
+        """Whether the prior's range ends where images have not been forgotten, so that the start is a guess."""
+        return denoiser.sigma_range[1] < self.full_range
+
+    def levels(self, denoiser: Prior) -> list[float]:
+        """The noise levels from the first to 0."""
+        low, high = denoiser.sigma_range
+        first = self.sigma_max if self.sigma_max is not None else min(high, 40.0)
+        return noise_levels(self.schedule, self.steps, max(self.sigma_min, low), first)
+
+    def start(self, likelihood: Likelihood | None, denoiser: Prior, like: Tensor, random: MemberRandom) -> Tensor:
+        """0.5 + sigma_max * eps; for a prior of limited range the regularised inverse of y instead of 0.5."""
+        first = self.levels(denoiser)[0]
+        centre = torch.full_like(like, 0.5)
+        if likelihood is not None and self.heuristic(denoiser) and isinstance(likelihood.operator, LinearOperator):
+            centre = likelihood.prox(centre, PIXEL_STD**-2)
+        return centre + first * random.normal(like)

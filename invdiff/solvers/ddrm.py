@@ -1,0 +1,123 @@
+"""Denoising diffusion restoration models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..likelihood import Likelihood
+from ..noise import GaussianNoise
+from ..operators import Spectral
+from ..priors.base import Prior
+from ..random import MemberRandom
+from .base import CapabilityError, DiffusionSolver
+
+__all__ = ["DDRM"]
+
+
+@dataclass(frozen=True)
+class DDRM(DiffusionSolver):
+    """Diffusion in the singular coordinates of A, each coordinate taking the measurement's side once it is the less noisy.
+
+    With ybar = u^T y / s, the noise sigma_y / s of ybar, and x0 = D(x, sigma), a coordinate moves to the next level t by
+
+        s = 0:             x0 + sqrt(1 - eta^2) t (x - x0) / sigma + eta t eps
+        t < sigma_y / s:   x0 + sqrt(1 - eta^2) t (ybar - x0) s / sigma_y + eta t eps
+        t >= sigma_y / s:  (1 - eta_b) x0 + eta_b ybar + sqrt(t^2 - eta_b^2 sigma_y^2 / s^2) eps
+
+    Kawar, Elad, Ermon, Song 2022, "Denoising Diffusion Restoration Models", eqs. 7 and 8, in the official code's form
+    and with its eta and eta_b. Without a likelihood it is DDIM with the same eta.
+
+    Args:
+        steps: number of denoiser calls (the paper uses 20).
+        eta: share of fresh noise in what the measurement does not decide, 0 to 1.
+        eta_b: weight of the measurement where it is the less noisy, 0 to 1.
+
+    Raises:
+        CapabilityError: if the operator has no SVD, or the noise is not Gaussian with one sigma per measurement.
+    """
+
+    steps: int = 20
+    eta: float = 0.85
+    eta_b: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("eta", "eta_b"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} of DDRM is {getattr(self, name)}: expected a number from 0 to 1.")
+
+    def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
+        """Refuse what this solver cannot do, in a sentence."""
+        super().check(likelihood, denoiser)
+        if likelihood is None:
+            return
+        if not isinstance(likelihood.operator, Spectral):
+            raise CapabilityError(
+                f"DDRM needs an operator with an SVD; {type(likelihood.operator).__name__} has none. "
+                "Use DPS, PnPADMM or PnPHQS."
+            )
+        noise = likelihood.noise
+        if not isinstance(noise, GaussianNoise) or noise.member_sigma(likelihood.batched_y) is None:
+            kind = "a sigma per pixel" if isinstance(noise, GaussianNoise) else type(noise).__name__
+            raise CapabilityError(
+                f"DDRM needs GaussianNoise with one sigma per measurement; this one has {kind}. Use DPS or PnPADMM."
+            )
+
+    def start(self, likelihood: Likelihood | None, denoiser: Prior, like: Tensor, random: MemberRandom) -> Tensor:
+        """0.5 + sigma_max eps, moved to ybar + sqrt(sigma_max^2 - sigma_y^2 / s^2) eps where y is the less noisy."""
+        x = super().start(likelihood, denoiser, like, random)
+        if likelihood is None or self.heuristic(denoiser):
+            return x
+        measured = _Measured(likelihood, like)
+        first = self.levels(denoiser)[0]
+        eps = measured.operator.vt((x - 0.5) / first)
+        z = measured.operator.vt(x)
+        informed = measured.ybar + (first**2 - measured.noise**2).clamp_min(0).sqrt() * eps
+        return x + measured.operator.v(torch.where(measured.noise < first, informed, z) - z)
+
+    def iterate(
+        self, likelihood: Likelihood | None, denoiser: Prior, x: Tensor, random: MemberRandom
+    ) -> Iterator[Tensor]:
+        levels = self.levels(denoiser)
+        measured = None if likelihood is None else _Measured(likelihood, x)
+        keep = (1 - self.eta**2) ** 0.5
+        for sigma, t in zip(levels[:-1], levels[1:], strict=True):
+            x0 = denoiser(x, sigma)
+            eps = random.normal(x)
+            free = x0 + keep * (t / sigma) * (x - x0) + self.eta * t * eps
+            x = free if measured is None else measured.move(self, x0, free, eps, t, keep)
+            yield x
+
+
+class _Measured:
+    """The measurement in the singular coordinates of its operator: ybar, and the noise sigma_y / s it carries."""
+
+    def __init__(self, likelihood: Likelihood, like: Tensor) -> None:
+        assert isinstance(likelihood.operator, Spectral)
+        assert isinstance(likelihood.noise, GaussianNoise)
+        self.operator = likelihood.operator
+        y = likelihood.batched_y.to(like)
+        coordinates = self.operator.ut(y)
+        s = self.operator.singular.to(like)
+        seen = s > torch.finfo(like.dtype).eps * s.max() * max(*self.operator.in_shape, *self.operator.out_shape)
+        sigma = likelihood.noise.like(y).reshape(-1, *(1,) * (coordinates.ndim - 1))
+        safe = torch.where(seen, s, 1.0)
+        self.ybar = torch.where(seen, coordinates / safe, torch.zeros_like(coordinates))
+        self.noise = torch.where(seen, sigma / safe, torch.inf)
+        self.seen = seen
+
+    def move(self, solver: DDRM, x0: Tensor, free: Tensor, eps: Tensor, t: float, keep: float) -> Tensor:
+        v, vt = self.operator.v, self.operator.vt
+        z0, e, z = vt(x0), vt(eps), vt(free)
+        scaled = torch.where(self.seen & (self.noise > 0), t / self.noise.clamp_min(1e-30), 0.0)
+        after = z0 + keep * scaled * (self.ybar - z0) + solver.eta * t * e
+        fresh = (t**2 - (solver.eta_b * self.noise) ** 2).clamp_min(0).sqrt()
+        # The noise is infinite where nothing is measured; those coordinates are not taken from here.
+        fresh = torch.where(self.seen, fresh, 0.0)
+        before = (1 - solver.eta_b) * z0 + solver.eta_b * self.ybar + fresh * e
+        moved = torch.where(self.noise <= t, before, after)
+        return free + v(torch.where(self.seen, moved, z) - z)
