@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self, cast
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -38,7 +38,11 @@ def as_psf(kernel: Any, height: int, width: int) -> Tensor:
     return psf[0] if psf.ndim == 3 and psf.shape[0] == 1 else psf
 
 
-class Blur(LinearOperator):
+@overload
+def Blur(kernel: Any, in_shape: Sequence[int], boundary: Literal["circular"] = "circular") -> CircularBlur: ...
+@overload
+def Blur(kernel: Any, in_shape: Sequence[int], boundary: str) -> LinearOperator: ...
+def Blur(kernel: Any, in_shape: Sequence[int], boundary: str = "circular") -> LinearOperator:
     """A x = k * x, the convolution of every channel with a PSF: (A x)[i] = sum_j k[j] x[i - j + c], c = size // 2.
 
     A convolution, so the PSF is what a bright point turns into (not its mirror image), and the point stays at the
@@ -52,6 +56,9 @@ class Blur(LinearOperator):
         boundary: "circular"; "reflect" (mirrored about the border pixel), "replicate" (border pixel repeated),
             "zero"; or "valid": only pixels whose whole neighbourhood is in the frame, (C, H - kh + 1, W - kw + 1).
 
+    Returns:
+        A Spectral operator for the circular boundary, else a LinearOperator.
+
     Raises:
         ValueError: a PSF that is not finite, larger than the image or without a positive sum; an unknown boundary.
 
@@ -62,18 +69,21 @@ class Blur(LinearOperator):
     >>> Blur(torch.ones(3, 3) / 9, (3, 8, 8), boundary="valid").out_shape
     (3, 6, 6)
     """
+    if boundary not in BOUNDARIES:
+        raise ValueError(f"Blur got boundary={boundary!r}, expected one of {', '.join(BOUNDARIES)}: pass one of them.")
+    return CircularBlur(kernel, in_shape) if boundary == "circular" else PaddedBlur(kernel, in_shape, boundary)
 
-    boundary: str
 
-    def __new__(cls, kernel: Any, in_shape: Sequence[int], boundary: str = "circular") -> Self:
-        if boundary not in BOUNDARIES:
-            raise ValueError(
-                f"Blur got boundary={boundary!r}, expected one of {', '.join(BOUNDARIES)}: pass one of them."
-            )
-        return cast(Self, object.__new__(CircularBlur if boundary == "circular" else PaddedBlur))
+class CircularBlur(CircularConvolution):
+    """Blur of an image that continues periodically."""
 
-    def __init__(self, kernel: Any, in_shape: Sequence[int], boundary: str = "circular") -> None:
-        raise NotImplementedError  # __new__ always makes one of the two classes below
+    boundary = "circular"
+
+    def __init__(self, kernel: Any, in_shape: Sequence[int]) -> None:
+        shape = as_shape(in_shape, "Blur", axes=3)
+        psf = as_psf(kernel, *shape[1:])
+        super().__init__(transfer_function(psf, *shape[1:]), shape)
+        self._keep("kernel", psf, self.batch is not None)
 
     @property
     def kernel(self) -> Tensor:
@@ -81,25 +91,8 @@ class Blur(LinearOperator):
         return self._master("kernel")
 
 
-class CircularBlur(Blur, CircularConvolution):
-    """Blur of an image that continues periodically."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        return object.__new__(cls)
-
-    def __init__(self, kernel: Any, in_shape: Sequence[int], boundary: str = "circular") -> None:
-        shape = as_shape(in_shape, "Blur", axes=3)
-        psf = as_psf(kernel, *shape[1:])
-        CircularConvolution.__init__(self, transfer_function(psf, *shape[1:]), shape)
-        self._keep("kernel", psf, self.batch is not None)
-        self.boundary = "circular"
-
-
-class PaddedBlur(Blur):
+class PaddedBlur(LinearOperator):
     """Blur of an image that is extended past its frame (or not at all), computed exactly by FFTs of the padded size."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        return object.__new__(cls)
 
     def __init__(self, kernel: Any, in_shape: Sequence[int], boundary: str) -> None:
         channels, height, width = as_shape(in_shape, "Blur", axes=3)
@@ -107,9 +100,7 @@ class PaddedBlur(Blur):
         kh, kw = psf.shape[-2:]
         valid = boundary == "valid"
         out_shape = (channels, height - kh + 1, width - kw + 1) if valid else (channels, height, width)
-        LinearOperator.__init__(
-            self, (channels, height, width), out_shape, batch=psf.shape[0] if psf.ndim == 3 else None
-        )
+        super().__init__((channels, height, width), out_shape, batch=psf.shape[0] if psf.ndim == 3 else None)
         self.boundary = boundary
         # (before, after) of each axis: the PSF's centre k // 2 leaves k - 1 - k // 2 pixels before the frame.
         self._pads = [(0, 0) if valid else (k - 1 - k // 2, k // 2) for k in (kh, kw)]
@@ -120,6 +111,11 @@ class PaddedBlur(Blur):
         members = self.batch is not None
         self._keep("kernel", psf, members)
         self._keep("half", torch.fft.rfft2(psf, s=self._fft_size).unsqueeze(-3), members)
+
+    @property
+    def kernel(self) -> Tensor:
+        """The PSF in float64, (kh, kw) or (m, kh, kw)."""
+        return self._master("kernel")
 
     def forward(self, x: Tensor) -> Tensor:
         (top, bottom), (left, right) = self._pads

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .base import LinearOperator, as_shape
+from .base import as_shape
 from .blur import as_psf
 from .fourier import ROUNDING, CircularDecimation, transfer_function
 from .spectral import Spectral
@@ -45,7 +45,7 @@ def bicubic_weights(size: int, factor: int) -> Tensor:
     return weights / weights.sum(1, keepdim=True)
 
 
-class Downsample(Spectral):
+def Downsample(factor: int, in_shape: Sequence[int], kind: Any = "box") -> Spectral:
     """A x = the image at 1 / factor of its size; a `Spectral` operator in all three forms.
 
     "box" averages factor x factor pixels. "bicubic" has the weights of Pillow's antialiased resize on floats, borders
@@ -62,40 +62,28 @@ class Downsample(Spectral):
     >>> Downsample(2, (1, 2, 4)) @ torch.arange(8.0).reshape(1, 1, 2, 4)
     tensor([[[[2.5000, 4.5000]]]])
     """
-
-    factor: int
-
-    def __new__(cls, factor: int, in_shape: Sequence[int], kind: Any = "box") -> Self:
-        if isinstance(kind, str) and kind not in ("box", "bicubic"):
-            raise ValueError(f"Downsample got kind={kind!r}, expected box, bicubic or a PSF: pass one of them.")
-        form = PsfDownsample if not isinstance(kind, str) else BoxDownsample if kind == "box" else BicubicDownsample
-        return cast(Self, object.__new__(form))
-
-    def __init__(self, factor: int, in_shape: Sequence[int], kind: Any = "box") -> None:
-        raise NotImplementedError  # __new__ always makes one of the three classes below
+    if not isinstance(kind, str):
+        return PsfDownsample(factor, in_shape, kind)
+    if kind not in ("box", "bicubic"):
+        raise ValueError(f"Downsample got kind={kind!r}, expected box, bicubic or a PSF: pass one of them.")
+    return BoxDownsample(factor, in_shape) if kind == "box" else BicubicDownsample(factor, in_shape)
 
 
-class PsfDownsample(Downsample, CircularDecimation):
+class PsfDownsample(CircularDecimation):
     """Circular convolution with a PSF, then every factor-th pixel."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        return object.__new__(cls)
-
-    def __init__(self, factor: int, in_shape: Sequence[int], kind: Any) -> None:
+    def __init__(self, factor: int, in_shape: Sequence[int], psf: Any) -> None:
         shape = check_factor(factor, in_shape)
-        psf = as_psf(kind, *shape[1:])
-        CircularDecimation.__init__(self, transfer_function(psf, *shape[1:]), shape, factor)
+        kernel = as_psf(psf, *shape[1:])
+        super().__init__(transfer_function(kernel, *shape[1:]), shape, factor)
 
 
-class BoxDownsample(Downsample):
+class BoxDownsample(Spectral):
     """Average of factor x factor pixels: s = 1 / factor, V^H sums blocks and divides by factor, U = 1."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        return object.__new__(cls)
-
-    def __init__(self, factor: int, in_shape: Sequence[int], kind: Any = "box") -> None:
+    def __init__(self, factor: int, in_shape: Sequence[int]) -> None:
         channels, height, width = check_factor(factor, in_shape)
-        LinearOperator.__init__(self, (channels, height, width), (channels, height // factor, width // factor))
+        super().__init__((channels, height, width), (channels, height // factor, width // factor))
         self.factor = factor
         self._keep("singular", torch.full((1, 1, 1), 1 / factor, dtype=torch.float64))
 
@@ -132,15 +120,12 @@ class BoxDownsample(Downsample):
         return w.clone()
 
 
-class BicubicDownsample(Downsample):
+class BicubicDownsample(Spectral):
     """A x = R x C^T with a small matrix per axis; its SVD is the Kronecker product of theirs."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        return object.__new__(cls)
-
-    def __init__(self, factor: int, in_shape: Sequence[int], kind: Any = "bicubic") -> None:
+    def __init__(self, factor: int, in_shape: Sequence[int]) -> None:
         channels, height, width = check_factor(factor, in_shape)
-        LinearOperator.__init__(self, (channels, height, width), (channels, height // factor, width // factor))
+        super().__init__((channels, height, width), (channels, height // factor, width // factor))
         self.factor = factor
         for axis, size in (("row", height), ("column", width)):
             matrix = bicubic_weights(size, factor)
