@@ -150,7 +150,7 @@ def load_psf(path: str | Path, index: int | None = None, key: str | None = None)
     except Exception as problem:
         raise ValueError(
             f"The PSF file {file} cannot be read ({type(problem).__name__}: {problem}): expected a .npy file of "
-            "numbers, a .mat file of version 7 or older, or an image."
+            "numbers, a .mat file, or an image."
         ) from problem
     if index is None and len(arrays) > 1:
         raise ValueError(f"The PSF file {file} holds {len(arrays)} PSFs: choose one with index=0 to {len(arrays) - 1}.")
@@ -185,13 +185,36 @@ def _read_npy(file: Path) -> list[Any]:
 def _read_mat(file: Path, key: str | None) -> list[Any]:
     from scipy.io import loadmat
 
-    content = {name: value for name, value in loadmat(file).items() if not name.startswith("__")}
+    try:
+        content = {name: value for name, value in loadmat(file).items() if not name.startswith("__")}
+    except NotImplementedError:
+        content = _read_mat_hdf5(file)
     if key is None and len(content) != 1:
         raise _ChoiceError(f"The PSF file {file} holds the variables {', '.join(content)}: choose one with key=.")
     if key is not None and key not in content:
         raise _ChoiceError(f"The PSF file {file} has no variable {key!r}: choose one of {', '.join(content)}.")
     array = content[key] if key is not None else next(iter(content.values()))
     return list(array.flat) if array.dtype == object else _layers(array)
+
+
+def _read_mat_hdf5(file: Path) -> dict[str, Any]:
+    """Numeric arrays and cell arrays of a MATLAB 7.3 file, which is HDF5 with every array transposed."""
+    import h5py
+    import numpy as np
+
+    content: dict[str, Any] = {}
+    with h5py.File(file) as store:
+        for name, item in store.items():
+            if not isinstance(item, h5py.Dataset):
+                continue
+            if h5py.check_ref_dtype(item.dtype) is h5py.Reference:
+                cells = np.empty(item.size, dtype=object)
+                for number, reference in enumerate(item[()].flat):
+                    cells[number] = store[reference][()].T
+                content[name] = cells
+            else:
+                content[name] = item[()].T
+    return content
 
 
 def _read_image(file: Path) -> list[Any]:

@@ -143,9 +143,9 @@ def scaled(c: Choices) -> LinearOperator:
     return (c.integer(-3, 3) / 2) * mask(c)
 
 
-def difference(c: Choices) -> LinearOperator:
+def total(c: Choices) -> LinearOperator:
     shape = c.shape()
-    return blur_on(c, shape) - Mask(c.rand(*shape), shape)
+    return blur_on(c, shape) + Mask(c.rand(*shape), shape)
 
 
 def product(c: Choices) -> LinearOperator:
@@ -198,7 +198,7 @@ OTHERS: dict[str, Callable[[Choices], LinearOperator]] = {
     "replicate": blur("replicate"),
     "zero": blur("zero"),
     "valid": blur("valid"),
-    "difference": difference,
+    "sum": total,
     "product": product,
     "stack": stacked,
     "transposed": transposed,
