@@ -86,7 +86,7 @@ def from_array(
     if data_range is None and values.dtype.kind == "f" and (planes.min() < -1 or planes.max() > 2):
         raise ValueError(
             f"{name} is float with values from {planes.min():.4g} to {planes.max():.4g}, expected about 0 to 1: "
-            "state its data range (data_range=255 for values up to 255)."
+            "state its data range (255 for values up to 255)."
         )
     planes = _flatten_alpha(planes, alpha, name)
     # A copy in C order: the caller's array is neither kept nor written.

@@ -1,0 +1,226 @@
+"""The command line: `invdiff restore`, `invdiff degrade` and `invdiff list`."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import commands
+from .options import OPTION_NAMES
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="invdiff",
+    help="Restore images through a known degradation, and say how sure the result is.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _option(*names: str, help: str) -> Any:
+    return typer.Option(*names, help=help, show_default=True)
+
+
+Out = Annotated[Path, _option("--out", help="Folder for the results; made here.")]
+Overwrite = Annotated[bool, _option("--overwrite", help="Replace results in a folder that is not empty.")]
+Alpha = Annotated[str, _option("--alpha", help="refuse an alpha channel, or flatten it on white or black.")]
+DataRange = Annotated[
+    float | None, _option("--data-range", help="Value that stands for white (255, 65535, or 1 for float).")
+]
+Seed = Annotated[int, _option("--seed", help="Seed of draws and simulated noise, from 0 on.")]
+Kind = Annotated[str, _option("--operator", help="blur, downsample, mask, gray, denoise or bayer.")]
+Psf = Annotated[Path | None, _option("--psf", help="blur, downsample: PSF file (.npy, .mat or an image).")]
+PsfKind = Annotated[
+    str | None,
+    _option("--psf-kind", help="Instead of a file: gaussian:1.5, disk:3, motion:9:30 or uniform:5 (pixels)."),
+]
+PsfIndex = Annotated[int | None, _option("--psf-index", help="Which PSF, from 0, of a file that holds several.")]
+PsfKey = Annotated[str | None, _option("--psf-key", help="Which variable of a .mat file that holds several.")]
+Boundary = Annotated[
+    str | None, _option("--boundary", help="blur: circular (default), reflect, replicate, zero or valid.")
+]
+Factor = Annotated[int | None, _option("--factor", help="downsample: whole factor (default 4).")]
+Reduction = Annotated[str | None, _option("--kind", help="downsample: box (default), bicubic or psf.")]
+MaskFile = Annotated[
+    Path | None, _option("--mask", help="mask: image or .npy, white (1) is seen, black (0) is missing.")
+]
+Keep = Annotated[float | None, _option("--keep", help="mask: share of the pixels seen in a random mask (default 0.3).")]
+MaskKind = Annotated[str | None, _option("--mask-kind", help="mask: random (default), box, half or text.")]
+MaskSeed = Annotated[int | None, _option("--mask-seed", help="mask: seed of random and text masks (default 0).")]
+Weights = Annotated[str | None, _option("--weights", help="gray: bt601 (default) or bt709.")]
+Pattern = Annotated[str | None, _option("--pattern", help="bayer: RGGB (default), BGGR, GRBG or GBRG.")]
+
+
+@app.command()
+def restore(
+    context: typer.Context,
+    image: Annotated[Path, typer.Argument(help="The measurement: PNG, JPEG, TIFF (8, 16 bit, float) or .npy.")],
+    operator: Kind,
+    sigma: Annotated[str, _option("--sigma", help="Noise level where white is 1 (0.02 is 5 of 255), or auto.")],
+    out: Out,
+    prior: Annotated[str, _option("--prior", help="A prior of `invdiff list`.")] = "natural",
+    solver: Annotated[str, _option("--solver", help="A solver of `invdiff list`.")] = "ddrm",
+    draws: Annotated[int, _option("--draws", help="Number of draws; point solvers make one.")] = 16,
+    seed: Seed = 0,
+    simulate: Annotated[
+        bool, _option("--simulate", help="IMAGE is clean: degrade it, restore that, and compare.")
+    ] = False,
+    truth: Annotated[
+        Path | None, _option("--truth", help="The clean image, where it is known, for figures only.")
+    ] = None,
+    device: Annotated[str, _option("--device", help="auto, cpu or cuda.")] = "auto",
+    settings: Annotated[
+        list[str] | None,
+        _option("--set", help="A setting of prior or solver, such as solver.eta=0.85; may be repeated."),
+    ] = None,
+    micro_batch: Annotated[
+        int | None, _option("--micro-batch", help="Draws at a time; fewer need less memory.")
+    ] = None,
+    keep_posterior: Annotated[
+        bool, _option("--keep-posterior", help="Also write the draws as floats, posterior.safetensors.")
+    ] = False,
+    overwrite: Overwrite = False,
+    alpha: Alpha = "refuse",
+    data_range: DataRange = None,
+    psf: Psf = None,
+    psf_kind: PsfKind = None,
+    psf_index: PsfIndex = None,
+    psf_key: PsfKey = None,
+    boundary: Boundary = None,
+    factor: Factor = None,
+    kind: Reduction = None,
+    mask: MaskFile = None,
+    keep: Keep = None,
+    mask_kind: MaskKind = None,
+    mask_seed: MaskSeed = None,
+    weights: Weights = None,
+    pattern: Pattern = None,
+) -> None:
+    """Restore IMAGE, the measurement of a known degradation (with --simulate: a clean image to degrade first)."""
+    commands.restore(
+        image,
+        operator=operator,
+        operator_options=_operator_options(context),
+        sigma=sigma,
+        out=out,
+        prior=prior,
+        solver=solver,
+        draws=draws,
+        seed=seed,
+        simulate=simulate,
+        truth=truth,
+        device=device,
+        settings=settings or [],
+        micro_batch=micro_batch,
+        keep_posterior=keep_posterior,
+        overwrite=overwrite,
+        alpha=alpha,
+        data_range=data_range,
+        command=context.obj,
+    )
+
+
+@app.command()
+def degrade(
+    context: typer.Context,
+    image: Annotated[Path, typer.Argument(help="A clean image: PNG, JPEG, TIFF or .npy.")],
+    operator: Kind,
+    sigma: Annotated[str, _option("--sigma", help="Noise level where white is 1.")],
+    out: Out,
+    seed: Seed = 0,
+    file_format: Annotated[
+        str, _option("--format", help="tiff and npy keep the noise as floats; png clips it to 16 bits.")
+    ] = "tiff",
+    overwrite: Overwrite = False,
+    alpha: Alpha = "refuse",
+    data_range: DataRange = None,
+    psf: Psf = None,
+    psf_kind: PsfKind = None,
+    psf_index: PsfIndex = None,
+    psf_key: PsfKey = None,
+    boundary: Boundary = None,
+    factor: Factor = None,
+    kind: Reduction = None,
+    mask: MaskFile = None,
+    keep: Keep = None,
+    mask_kind: MaskKind = None,
+    mask_seed: MaskSeed = None,
+    weights: Weights = None,
+    pattern: Pattern = None,
+) -> None:
+    """Degrade a clean IMAGE: write the measurement, what restore needs for it, and the command that restores it."""
+    commands.degrade(
+        image,
+        operator=operator,
+        operator_options=_operator_options(context),
+        sigma=sigma,
+        out=out,
+        seed=seed,
+        file_format=file_format,
+        overwrite=overwrite,
+        alpha=alpha,
+        data_range=data_range,
+        command=context.obj,
+    )
+
+
+def _operator_options(context: typer.Context) -> dict[str, Any]:
+    return {name: context.params[name] for name in OPTION_NAMES}
+
+
+@app.command("list")
+def list_names() -> None:
+    """List operators, priors and solvers with one line each."""
+    commands.list_names()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 when it went well, 2 for bad input, 130 after Ctrl-C, 1 when a computation failed."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    with warnings.catch_warnings():
+        warnings.showwarning = _say_warning
+        try:
+            code = app(args=arguments or ["--help"], prog_name="invdiff", standalone_mode=False, obj=arguments)
+            if code == 130:  # how Typer passes Ctrl-C on
+                raise KeyboardInterrupt
+            return code if isinstance(code, int) else 0
+        except KeyboardInterrupt:
+            return _say("Interrupted: nothing was written.", 130)
+        except (ValueError, OSError, ImportError) as error:
+            return _say(_sentence(error), 2)
+        except (FloatingPointError, MemoryError) as error:
+            return _say(_sentence(error), 1)
+        except Exception as error:
+            if hasattr(error, "format_message"):  # how Typer reports a wrong command line
+                return _say(f"{error.format_message().rstrip('.')}; see `invdiff --help`.", 2)
+            if type(error).__name__ == "Abort":
+                return _say("Interrupted: nothing was written.", 130)
+            if type(error).__name__ == "OutOfMemoryError":
+                return _say("The device is out of memory: use --micro-batch 1, or --device cpu.", 1)
+            raise
+
+
+def _say(sentence: str, code: int) -> int:
+    print(f"invdiff: {sentence}", file=sys.stderr)
+    return code
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        return f"{error.filename}: {error.strerror}."
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _say_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"invdiff: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""Pictures of a restoration: the uncertainty map and the panel. Matplotlib is imported when a picture is drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from .posterior import Posterior
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["panel", "uncertainty_map"]
+
+_HEAT = "inferno"
+
+
+def uncertainty_map(posterior: Posterior, *, measurement: int = 0) -> Figure:
+    """Draw the standard deviation of the draws, root mean square over channels, with a colour bar.
+
+    Its title says what the spread is (`posterior.label`): a spread that nobody has checked is called uncalibrated.
+
+    Args:
+        posterior: draws (draws, [m,] C, H, W).
+        measurement: which of m measurements.
+
+    Raises:
+        ValueError: a point estimate or a single draw, which have no spread; draws that are not images.
+    """
+    std = posterior.std()
+    if std.ndim == 4:
+        std = std[measurement]
+    if std.ndim != 3:
+        raise ValueError(f"The draws have shape {tuple(posterior.draws.shape)}: expected images, (draws, C, H, W).")
+    heat = _rms(std)
+    height, width = heat.shape
+    figure = _figure(4.2 * min(max(width / height, 0.6), 2.0) + 0.9, 4.4)
+    axes = figure.add_subplot()
+    shown = _show(axes, heat, vmin=0.0, vmax=_top(heat))
+    axes.set_title(f"{posterior.label}\nstandard deviation of {len(posterior)} draws, where white is 1", fontsize=10)
+    bar = figure.colorbar(shown, ax=axes, fraction=0.05, pad=0.02)
+    bar.ax.tick_params(labelsize=8)
+    return figure
+
+
+def panel(
+    measurement: Tensor,
+    restored: Tensor,
+    *,
+    draw: Tensor | None = None,
+    std: Tensor | None = None,
+    truth: Tensor | None = None,
+    label: str = "uncalibrated spread",
+    captions: Mapping[str, str] | None = None,
+) -> Figure:
+    """Draw measurement, restored image, one draw, standard deviation, and truth and error where the truth is known.
+
+    Error and standard deviation share one colour scale, so that they can be compared.
+
+    Args:
+        measurement: (C, h, w) in [0, 1], of its own size; left out where it is no image.
+        restored, draw, std, truth: (C, H, W).
+        label: what the spread is called.
+        captions: a second line for "measurement", "restored", "draw", "std", "truth" or "error".
+    """
+    notes = dict(captions or {})
+    images: list[tuple[str, str, Tensor, bool]] = []
+    if measurement.ndim == 3 and measurement.shape[0] in (1, 3):
+        images.append(("measurement", "measurement", measurement, False))
+    images.append(("restored", "restored", restored, False))
+    if draw is not None:
+        images.append(("draw", "one draw", draw, False))
+    if truth is not None:
+        images.append(("truth", "truth", truth, False))
+    heats = {}
+    if std is not None:
+        heats["std"] = _rms(std)
+        images.append(("std", f"std ({label})", heats["std"], True))
+    if truth is not None:
+        heats["error"] = _rms(restored.detach().cpu().clamp(0, 1) - truth.detach().cpu())
+        images.append(("error", "error of the restored", heats["error"], True))
+    top = max((_top(heat) for heat in heats.values()), default=1.0)
+
+    columns = len(images) if len(images) <= 4 else 3
+    rows = math.ceil(len(images) / columns)
+    height, width = restored.shape[-2:]
+    cell = 3.1
+    figure = _figure(columns * cell * min(max(width / height, 0.6), 1.8) + 0.4, rows * (cell + 0.45))
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    heat_axes, shown = [], None
+    for axes, (key, title, picture, is_heat) in zip(grid, images, strict=False):
+        if is_heat:
+            shown = _show(axes, picture, vmin=0.0, vmax=top)
+            heat_axes.append(axes)
+        else:
+            _show(axes, picture)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel(notes.get(key, ""), fontsize=8, color="0.35")
+    for axes in grid[len(images) :]:
+        axes.set_axis_off()
+    if shown is not None:
+        bar = figure.colorbar(shown, ax=heat_axes, fraction=0.05, pad=0.02, shrink=0.9)
+        bar.ax.tick_params(labelsize=8)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    # Not through pyplot: no window, no global list of figures.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", dpi=150)
+
+
+def _show(axes: Axes, picture: Tensor, **scale: Any) -> Any:
+    values = picture.detach().cpu().float()
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if values.ndim == 2:
+        return axes.imshow(values.numpy(), cmap=_HEAT, interpolation="nearest", **scale)
+    values = values.clamp(0, 1)
+    if values.shape[0] == 1:
+        return axes.imshow(values[0].numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    return axes.imshow(values.movedim(0, -1).numpy(), interpolation="nearest")
+
+
+def _rms(values: Tensor) -> Tensor:
+    return values.detach().cpu().float().square().mean(0).sqrt()
+
+
+def _top(heat: Tensor) -> float:
+    """The top of the colour scale: a few outliers do not make the rest black."""
+    flat = heat.flatten().sort().values
+    return max(float(flat[int(0.995 * (len(flat) - 1))]), 1e-4)

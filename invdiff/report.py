@@ -1,0 +1,210 @@
+"""The output folder of a restoration: pictures, figures and the record, complete or not there at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from . import plots
+from .images import write_image
+from .restoration import Restoration
+
+__all__ = ["output_folder", "weight_hash", "write_json", "write_restoration"]
+
+
+@contextmanager
+def output_folder(target: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a folder to write into; when the block ends well its content becomes `target`, else nothing remains.
+
+    A new target appears in one rename. In an existing folder (empty, or with `overwrite`) the files are moved in one by
+    one, record.json last: a folder with a record is complete. Files of other names are left alone.
+
+    Raises:
+        OSError: the target is a file, is not empty without `overwrite`, or cannot be written. This is found on entry.
+    """
+    target = Path(target)
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(f"{target} is a file: give a folder for the results.")
+    exists = target.is_dir()
+    if exists and not overwrite and any(target.iterdir()):
+        raise FileExistsError(f"The folder {target} is not empty: choose another, or add --overwrite.")
+    # Inside an existing folder the stage is on its file system for sure (it may be a mount point).
+    parent = target if exists else target.absolute().parent
+    made = _make_parents(parent, target)
+    try:
+        stage = Path(tempfile.mkdtemp(prefix=f".{target.name or 'out'}-", suffix=".partial", dir=parent))
+    except OSError as error:
+        _remove_empty(made)
+        raise PermissionError(f"The folder {target} cannot be written ({error.strerror}): choose another.") from error
+    try:
+        yield stage
+        stage.chmod(0o755 & ~_umask())  # mkdtemp makes folders that only their owner reads
+        if exists:
+            _move_in(stage, target)
+        else:
+            os.rename(stage, target)
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        _remove_empty(made)
+        raise
+
+
+def _make_parents(parent: Path, target: Path) -> list[Path]:
+    """Make what is missing above the target; return it, innermost first."""
+    missing = []
+    while not parent.exists():
+        missing.append(parent)
+        parent = parent.parent
+    made: list[Path] = []
+    try:
+        for folder in reversed(missing):
+            folder.mkdir()
+            made.insert(0, folder)
+    except OSError as error:
+        _remove_empty(made)
+        raise PermissionError(f"The folder {target} cannot be made ({error.strerror}): choose another.") from error
+    return made
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def _move_in(stage: Path, target: Path) -> None:
+    (target / "record.json").unlink(missing_ok=True)
+    for entry in sorted(stage.iterdir(), key=lambda path: path.name == "record.json"):
+        place = target / entry.name
+        if place.is_dir():
+            shutil.rmtree(place)
+        os.replace(entry, place)
+    stage.rmdir()
+
+
+def write_restoration(
+    folder: Path, result: Restoration, record: Mapping[str, Any], *, bits: int = 8, keep_posterior: bool = False
+) -> None:
+    """Write restored.png, draws/, std.png, measurement.png, panel.png, metrics.json and record.json into a folder.
+
+    Args:
+        folder: an empty folder.
+        result: what `restore` returned.
+        record: what ran; the posterior's own record is added to it.
+        bits: 8 or 16, of the images (figures have 8).
+        keep_posterior: also write posterior.safetensors, the draws as floats, for `Posterior.load`.
+    """
+    posterior = result.posterior
+    restored, draws = posterior.mean().cpu(), posterior.draws.cpu()
+    write_image(folder / "restored.png", restored, bits=bits)
+    if not posterior.point:
+        (folder / "draws").mkdir()
+        width = max(3, len(str(len(draws) - 1)))
+        for number, draw in enumerate(draws):
+            write_image(folder / "draws" / f"{number:0{width}d}.png", draw, bits=bits)
+    y = result.measurement
+    if y.ndim == 3 and y.shape[0] in (1, 3):
+        write_image(folder / "measurement.png", y, bits=bits)
+    has_spread = result.std is not None
+    if has_spread:
+        plots.uncertainty_map(posterior).savefig(folder / "std.png")
+    plots.panel(
+        y,
+        restored,
+        draw=None if posterior.point else draws[0],
+        std=posterior.std().cpu() if has_spread else None,
+        truth=result.truth,
+        label=posterior.label,
+        captions=_captions(result),
+    ).savefig(folder / "panel.png")
+    if keep_posterior:
+        posterior.save(folder / "posterior.safetensors")
+    write_json(folder / "metrics.json", result.metrics)
+    write_json(folder / "record.json", {**record, **posterior.record})
+
+
+def _captions(result: Restoration) -> dict[str, str]:
+    metrics = result.metrics
+    count = len(result.posterior)
+    notes = {
+        "measurement": " x ".join(map(str, result.measurement.shape[-2:])) + f", sigma {result.sigma:.3g}",
+        "restored": "point estimate" if result.posterior.point else f"mean of {count} draw{'s' if count > 1 else ''}",
+    }
+    if result.sigma_estimated:
+        notes["measurement"] += " (estimated)"
+    if metrics.get("psnr_measurement") is not None:
+        notes["measurement"] += f", {metrics['psnr_measurement']:.2f} dB"
+    if metrics.get("psnr") is not None:
+        notes["restored"] += f", {metrics['psnr']:.2f} dB"
+    if metrics.get("psnr_draw") is not None:
+        notes["draw"] = f"{metrics['psnr_draw']:.2f} dB on average"
+    if "mean_std" in metrics:
+        notes["std"] = f"mean {metrics['mean_std']:.3f}"
+    if metrics.get("spread_ratio") is not None:
+        notes["std"] += f", spread / error {metrics['spread_ratio']:.2f}"
+    return notes
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON that every reader takes: infinite and undefined numbers as words."""
+    path.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if value - value == 0 else str(value)
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return str(value)
+
+
+def weight_hash(prior: object) -> str | None:
+    """SHA-256 over the names and values of all networks that a prior holds; None where it holds none."""
+    networks = list(_networks(prior, set()))
+    if not networks:
+        return None
+    total = hashlib.sha256()
+    for network in networks:
+        for name, tensor in sorted(network.state_dict().items()):
+            total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            total.update(_bytes(tensor))
+    return total.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    import torch
+
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def _networks(thing: object, seen: set[int]) -> Iterator[nn.Module]:
+    """The modules in the attributes of a prior, and in the priors that it wraps."""
+    if id(thing) in seen or isinstance(thing, Tensor | str | bytes | int | float | type):
+        return
+    seen.add(id(thing))
+    if isinstance(thing, nn.Module):
+        yield thing
+        return
+    for value in vars(thing).values() if hasattr(thing, "__dict__") else ():
+        if isinstance(value, nn.Module) or type(value).__module__.startswith("invdiff."):
+            yield from _networks(value, seen)

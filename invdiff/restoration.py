@@ -1,0 +1,336 @@
+"""`restore`: from an array to a restored array, its draws and its figures in one call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import priors, solvers
+from .arrays import Alpha, Array, Layout, from_array
+from .likelihood import Likelihood
+from .metrics import chi2, estimate_sigma, measured, psnr, spread_ratio, ssim
+from .noise import GaussianNoise
+from .operators import Mask, Operator
+from .options import build_operator
+from .posterior import Posterior
+from .priors.base import Prior, as_prior
+from .random import MemberRandom
+from .sampling import sample
+from .solvers import Solver
+
+__all__ = ["Restoration", "check_sigma", "figures", "load_prior", "pick_device", "restore", "simulate_measurement"]
+
+# The random stream of a simulated measurement's noise: a draw's number never gets here, so that the noise is not the
+# one that a draw starts from.
+_NOISE_STREAM = (2**40, 0)
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """What `restore` returns; arrays are in the layout and the data range of the input.
+
+    Args:
+        restored: the mean of the draws, or the point estimate; in the input's dtype.
+        std: standard deviation of the draws per value, float32; None for a point estimate or a single draw.
+        draws: (draws, H, W[, C]) in the input's dtype.
+        posterior: the draws in [0, 1] and the record of what ran.
+        metrics: figures by name, ready for JSON (see `figures`).
+        measurement: y in [0, 1], the operator's out_shape.
+        operator: the operator that was used.
+        sigma: the noise level that was used, [0, 1] units.
+        sigma_estimated: whether sigma was estimated from the measurement.
+        truth: (C, H, W) in [0, 1] where it is known.
+    """
+
+    restored: Array
+    std: Array | None
+    draws: Array
+    posterior: Posterior
+    metrics: dict[str, Any]
+    measurement: Tensor
+    operator: Operator
+    sigma: float
+    sigma_estimated: bool
+    truth: Tensor | None = None
+
+
+def restore(
+    image: Any,
+    operator: Operator | Callable[[tuple[int, ...]], Operator] | str = "denoise",
+    *,
+    sigma: float | str,
+    prior: str | Prior | Callable[..., Tensor] = "natural",
+    solver: str | Solver = "ddrm",
+    draws: int = 16,
+    seed: int = 0,
+    data_range: float | None = None,
+    device: torch.device | str = "auto",
+    progress: bool = True,
+    simulate: bool = False,
+    truth: Any = None,
+    alpha: Alpha = "refuse",
+    micro_batch: int | None = None,
+    operator_options: Mapping[str, Any] | None = None,
+    prior_options: Mapping[str, Any] | None = None,
+    solver_options: Mapping[str, Any] | None = None,
+) -> Restoration:
+    """Restore an image from its measurement y = A x + sigma n.
+
+    Args:
+        image: the measurement, H x W or H x W x C, uint8, uint16 or float; with `simulate` the clean image. An array of
+            the operator's out_shape where that is not an image (a sinogram).
+        operator: an operator; a function from the shape (C, H, W) of `image` to one; or a name of
+            `invdiff.options.names()` with `operator_options` (psf=..., factor=..., mask=...).
+        sigma: standard deviation of the noise in units of the data range, so that 0.02 is 5.1 grey levels of uint8; or
+            "auto" for an estimate from the measurement.
+        prior: a name of `priors.names()`, or any denoiser (x, sigma) -> estimate of x0. Gray images run through colour
+            priors and the reverse.
+        solver: a name of `solvers.names()` or a solver.
+        draws: number of draws; solvers that give a point estimate make one whatever it says.
+        seed: of the draws and of simulated noise.
+        data_range: the value that stands for 1; 255 for uint8, 65535 for uint16 and 1 for float when left out.
+        device: "auto" (a CUDA device where there is one), "cpu", "cuda" or a torch device.
+        progress: show a progress bar on a terminal.
+        simulate: degrade `image` first, restore that, and compare with `image`.
+        truth: the clean image where it is known, for figures only, in the layout of the result; data_range applies to
+            it where it has the dtype of `image`.
+        alpha: refuse an alpha channel, or flatten the image on "white" or "black".
+        micro_batch: members per batch; less needs less memory.
+        operator_options, prior_options, solver_options: settings of what is given by name.
+
+    Raises:
+        TypeError, ValueError: for input that cannot be used, before the first step.
+
+    >>> rng = np.random.default_rng(0)
+    >>> noisy = np.tile(np.linspace(50, 200, 32), (32, 1)) + rng.normal(0, 10, (32, 32))
+    >>> result = restore(noisy.clip(0, 255).astype(np.uint8), sigma=10 / 255, prior="tv", solver="pnp_admm")
+    >>> result.restored.shape, result.restored.dtype, result.posterior.label
+    ((32, 32), dtype('uint8'), 'point estimate')
+    """
+    level = check_sigma(sigma, simulate=simulate)
+    if truth is not None and simulate:
+        raise ValueError("Both truth and simulate are given: with simulate the image itself is the truth.")
+    where = pick_device(device)
+    _options_belong(operator, operator_options, "operator")
+    chosen = (
+        solvers.load(solver, **_options_belong(solver, solver_options, "solver")) if isinstance(solver, str) else solver
+    )
+    slot = load_prior(prior, _options_belong(prior, prior_options, "prior"))
+
+    shaped, layout = _read(image, operator, data_range=data_range, alpha=alpha)
+    forward = _operator(operator, shaped, simulate, operator_options)
+    clean: Tensor | None = None
+    if simulate:
+        clean = _fits(shaped, forward.in_shape, "image")
+        y = simulate_measurement(clean, forward, float(level or 0), seed=seed)
+    else:
+        y = _as_measurement(shaped, forward)
+        if truth is not None:
+            # A float measurement of an 8-bit photograph is usual: the stated range is that of the image's own dtype.
+            same = np.asarray(truth).dtype == layout.dtype
+            given = from_array(truth, data_range=data_range if same else None, alpha=alpha, name="truth")[0]
+            clean = _fits(given, forward.in_shape, "truth")
+    estimated = level is None
+    if level is None:
+        if not bool(measured(forward).all()):
+            raise ValueError("sigma 'auto' needs a measurement without missing values: state sigma as a number.")
+        level = estimate_sigma(y)
+    slot = _match_channels(slot, forward.in_shape)
+    likelihood = Likelihood(y.to(where), forward.to(where), GaussianNoise(level))
+    count = draws if getattr(chosen, "stochastic", True) else 1
+    posterior = sample(
+        chosen, likelihood, slot, draws=count, seed=seed, device=where, micro_batch=micro_batch, progress=progress
+    )
+    result = posterior.draws.detach()
+    centre = posterior.mean()
+    has_spread = not posterior.point and len(posterior) > 1
+    return Restoration(
+        restored=layout.to_array(centre),
+        std=layout.to_array(posterior.std(), dtype=np.float32) if has_spread else None,
+        draws=layout.to_array(result),
+        posterior=posterior,
+        metrics=figures(posterior, y, forward, level, truth=clean, estimated=estimated),
+        measurement=y,
+        operator=forward,
+        sigma=level,
+        sigma_estimated=estimated,
+        truth=clean,
+    )
+
+
+def simulate_measurement(x: Tensor, operator: Operator, sigma: float, *, seed: int = 0) -> Tensor:
+    """y = A x + sigma n of one image x (*in_shape), with zeros where the operator measures nothing; (*out_shape)."""
+    z = operator(x[None])
+    noise = MemberRandom(seed, [_NOISE_STREAM]).normal(z)
+    return ((z + sigma * noise) * measured(operator).to(z))[0]
+
+
+def figures(
+    posterior: Posterior, y: Tensor, operator: Operator, sigma: float, *, truth: Tensor | None, estimated: bool = False
+) -> dict[str, Any]:
+    """Figures of a restoration, ready for JSON.
+
+    sigma and sigma_estimated; chi2 (value, values, rms, verdict); mean_std; and where the truth is known psnr and ssim
+    of the restored image (clipped to [0, 1] as it is when saved), psnr_draw (mean over the draws), psnr_measurement and
+    ssim_measurement where shapes agree, and spread_ratio. Names without a value are absent.
+    """
+    draws = posterior.draws.detach().cpu()
+    residual = chi2(draws, y.cpu(), operator.to("cpu"), sigma, point=posterior.point)
+    out: dict[str, Any] = {
+        "label": posterior.label,
+        "draws": len(posterior),
+        "sigma": sigma,
+        "sigma_estimated": estimated,
+        "chi2": {
+            "value": residual.value,
+            "values": residual.values,
+            "rms": residual.rms,
+            "verdict": residual.verdict,
+        },
+    }
+    if not posterior.point and len(posterior) > 1:
+        out["mean_std"] = float(posterior.std().mean())
+    if truth is None:
+        return out
+    restored = draws.mean(0).clamp(0, 1)
+    out |= _compare("", restored, truth)
+    if not posterior.point:
+        out["psnr_draw"] = float(psnr(draws.clamp(0, 1), truth.expand_as(draws)).mean())
+        if len(posterior) > 1:
+            out["spread_ratio"] = spread_ratio(draws, truth)
+    if y.shape == truth.shape:
+        out |= _compare("_measurement", y.cpu().clamp(0, 1), truth)
+    return {
+        name: value if not isinstance(value, float) or math.isfinite(value) else None for name, value in out.items()
+    }
+
+
+def _compare(suffix: str, image: Tensor, truth: Tensor) -> dict[str, float]:
+    out = {f"psnr{suffix}": float(psnr(image[None], truth[None]))}
+    if min(image.shape[-2:]) >= 11:
+        out[f"ssim{suffix}"] = float(ssim(image[None], truth[None]))
+    return out
+
+
+def check_sigma(sigma: float | str, *, simulate: bool = False) -> float | None:
+    """sigma as a number, None for "auto".
+
+    Raises:
+        ValueError: not a number, negative, not finite, or so large that it can only be in grey levels.
+    """
+    if isinstance(sigma, str) and sigma.strip().lower() == "auto":
+        if simulate:
+            raise ValueError("sigma is 'auto': to simulate a measurement, state the noise level as a number.")
+        return None
+    try:
+        level = float(sigma)
+    except (TypeError, ValueError):
+        raise ValueError(f"sigma is {sigma!r}: expected a number in units of the data range, or 'auto'.") from None
+    if not math.isfinite(level) or level < 0:
+        raise ValueError(f"sigma is {level:g}: expected a standard deviation that is finite and not negative.")
+    if level > 2:
+        raise ValueError(
+            f"sigma is {level:g}: expected units of the data range, where white is 1; for grey levels of 8 bits divide "
+            f"by 255 ({level / 255:.4g})."
+        )
+    return level
+
+
+def pick_device(device: torch.device | str) -> torch.device:
+    """ "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        ValueError: an unknown device, or CUDA where there is none.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device is {device!r}: expected 'auto', 'cpu' or 'cuda'.") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda' and torch finds no CUDA device: use 'cpu' or 'auto'.")
+    return chosen
+
+
+def _options_belong(thing: object, options: Mapping[str, Any] | None, what: str) -> dict[str, Any]:
+    if options and not isinstance(thing, str):
+        raise ValueError(f"{what}_options {sorted(options)} go with a {what} given by name: set them on the object.")
+    return dict(options or {})
+
+
+def load_prior(prior: str | Prior | Callable[..., Tensor], options: Mapping[str, Any]) -> Prior:
+    """The prior of that name with the given settings; a denoiser passes through.
+
+    Raises:
+        ValueError: an unknown name or setting.
+    """
+    if not isinstance(prior, str):
+        return as_prior(prior)
+    try:
+        return priors.load(prior, **options)
+    except TypeError as error:
+        # Python's own words for an unknown keyword: the settings of priors are those of their constructors.
+        raise ValueError(f"The prior {prior!r} does not take the settings {sorted(options)}: {error}.") from error
+
+
+def _match_channels(prior: Prior, in_shape: tuple[int, ...]) -> Prior:
+    if prior.channels is None or len(in_shape) != 3 or prior.channels == in_shape[0]:
+        return prior
+    return priors.match_channels(prior, in_shape[0])
+
+
+def _read(image: Any, operator: Any, *, data_range: float | None, alpha: Alpha) -> tuple[Tensor, Layout]:
+    """The caller's array as (1, C, H, W), or (1, *out_shape) where the operator does not measure images."""
+    if isinstance(operator, Operator):
+        if len(operator.in_shape) != 3:
+            raise ValueError(f"The operator takes {operator.in_shape}: restore needs one of images, (C, H, W).")
+        if operator.batch is not None:
+            raise ValueError(f"The operator has {operator.batch} members: restore takes one image; use sample().")
+        shape = tuple(np.shape(image))
+        if len(operator.out_shape) != 3 and shape == operator.out_shape:
+            flat, layout = from_array(np.asarray(image).reshape(1, -1), data_range=data_range, name="image")
+            colour = operator.in_shape[0] > 1
+            return flat.reshape(1, *shape), Layout(colour, layout.dtype, layout.data_range)
+    return from_array(image, data_range=data_range, alpha=alpha)
+
+
+def _operator(operator: Any, shaped: Tensor, simulate: bool, options: Mapping[str, Any] | None) -> Operator:
+    shape = tuple(shaped.shape[1:])
+    if isinstance(operator, Operator):
+        return operator
+    if isinstance(operator, str):
+        return build_operator(operator, shape, simulate=simulate, **(options or {}))
+    if not callable(operator):
+        raise TypeError(
+            f"operator is {type(operator).__name__}: expected an Operator, a name, or a function of a shape."
+        )
+    made = operator(shape)
+    if not isinstance(made, Operator):
+        raise TypeError(f"operator returned {type(made).__name__} for the shape {shape}: expected an Operator.")
+    return made
+
+
+def _fits(shaped: Tensor, expected: tuple[int, ...], what: str) -> Tensor:
+    if tuple(shaped.shape[1:]) != expected:
+        raise ValueError(
+            f"The {what} has shape {tuple(shaped.shape[1:])} (C, H, W): the operator's images have {expected}."
+        )
+    return shaped[0]
+
+
+def _as_measurement(shaped: Tensor, operator: Operator) -> Tensor:
+    found, expected = tuple(shaped.shape[1:]), operator.out_shape
+    if found == expected:
+        return shaped[0] * measured(operator)[0]
+    if isinstance(operator, Mask) and len(expected) == 3 and found == (1, *expected[1:]):
+        seen = operator.singular > 0
+        if bool((seen.sum(0) == 1).all()):  # a raw sensor image: every pixel belongs to one channel
+            return shaped[0] * seen
+    raise ValueError(f"The measurement has shape {found} (C, H, W): the operator measures {expected}.")
