@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from invdiff.priors.base import Denoiser, FunctionPrior, Prior, as_prior
 
 if TYPE_CHECKING:
-    from invdiff.priors.adapters import from_deepinv, match_channels, to_deepinv
+    from invdiff.priors.adapters import from_deepinv, to_deepinv
     from invdiff.priors.analytic import GaussianMixturePrior, GaussianPrior
     from invdiff.priors.bm3d import BM3D
+    from invdiff.priors.channels import match_channels
     from invdiff.priors.cnn import DnCNN, DRUNet, FFDNet
     from invdiff.priors.nlm import NonLocalMeans
     from invdiff.priors.smooth import Bilateral, GaussianBlur, Median
@@ -63,7 +64,7 @@ _HOME = {
     "Wavelet": "wavelet",
     "from_deepinv": "adapters",
     "load_state_dict": "weights",
-    "match_channels": "adapters",
+    "match_channels": "channels",
     "to_deepinv": "adapters",
 }
 
