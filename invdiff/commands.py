@@ -244,8 +244,8 @@ def _print_result(result: Restoration, out: Path) -> None:
     if metrics.get("spread_ratio") is not None:
         table.add_row("spread / error", f"{metrics['spread_ratio']:.2f} (1 where the spread is honest)")
     table.add_row("time", f"{record['seconds']:.1f} s, {record['nfe']} denoiser calls a draw")
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     console.print(table)
     if chi2["verdict"]:
         console.print(chi2["verdict"])
-    console.print(f"written to {out}", highlight=False, markup=False)
+    console.print(f"written to {out}")

@@ -37,8 +37,8 @@ def uncertainty_map(posterior: Posterior, *, measurement: int = 0) -> Figure:
     if std.ndim != 3:
         raise ValueError(f"The draws have shape {tuple(posterior.draws.shape)}: expected images, (draws, C, H, W).")
     heat = _rms(std)
-    height, width = heat.shape
-    figure = _figure(4.2 * min(max(width / height, 0.6), 2.0) + 0.9, 4.4)
+    width, height = _cell(heat, 4.2)
+    figure = _figure(max(width, 3.6) + 1.1, height + 0.7)
     axes = figure.add_subplot()
     shown = _show(axes, heat, vmin=0.0, vmax=_top(heat))
     axes.set_title(f"{posterior.label}\nstandard deviation of {len(posterior)} draws, where white is 1", fontsize=10)
@@ -85,11 +85,11 @@ def panel(
         images.append(("error", "error of the restored", heats["error"], True))
     top = max((_top(heat) for heat in heats.values()), default=1.0)
 
-    columns = len(images) if len(images) <= 4 else 3
+    width, height = _cell(restored, 3.1)
+    # A row is at most four squares wide.
+    columns = len(images) if len(images) <= 4 and width <= 3.5 else max(1, min(3, int(13 // width)))
     rows = math.ceil(len(images) / columns)
-    height, width = restored.shape[-2:]
-    cell = 3.1
-    figure = _figure(columns * cell * min(max(width / height, 0.6), 1.8) + 0.4, rows * (cell + 0.45))
+    figure = _figure(columns * max(width, 2.4) + 0.6, rows * (height + 0.6))
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
     heat_axes, shown = [], None
     for axes, (key, title, picture, is_heat) in zip(grid, images, strict=False):
@@ -113,6 +113,12 @@ def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained", dpi=150)
+
+
+def _cell(picture: Tensor, side: float) -> tuple[float, float]:
+    """Width and height in inches, of the picture's shape and the area of a square of that side, within reason."""
+    stretch = min(max(math.sqrt(picture.shape[-1] / picture.shape[-2]), 0.5), 2.0)
+    return side * stretch, side / stretch
 
 
 def _show(axes: Axes, picture: Tensor, **scale: Any) -> Any:

@@ -272,3 +272,17 @@ def test_sigma_and_device_words() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no CUDA device"):
             pick_device("cuda")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["blur", "downsample", "mask", "gray", "denoise", "bayer"])
+def test_cuda_agrees_with_the_cpu(name: str) -> None:
+    options = {"blur": {"psf_kind": "gaussian:1"}, "downsample": {"factor": 2}}.get(name, {})
+    runs = [
+        restore(_astronaut(), name, sigma=0.05, simulate=True, operator_options=options, device=device, **FAST)
+        for device in ("cpu", "cuda")
+    ]
+    torch.testing.assert_close(runs[1].measurement.cpu(), runs[0].measurement, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(runs[1].posterior.draws.cpu(), runs[0].posterior.draws, atol=1e-3)
+    assert runs[1].metrics["psnr"] == pytest.approx(runs[0].metrics["psnr"], abs=0.01)
