@@ -82,7 +82,7 @@ def from_array(
     planes = np.atleast_3d(values).astype(np.float64) / scale
     if not np.isfinite(planes).all():
         bad = int((~np.isfinite(planes)).sum())
-        raise ValueError(f"{name} holds {bad} values that are NaN or infinite: replace or mask them first.")
+        raise ValueError(f"{name} holds NaN or infinite values ({bad} of {planes.size}): replace or mask them first.")
     if data_range is None and values.dtype.kind == "f" and (planes.min() < -1 or planes.max() > 2):
         raise ValueError(
             f"{name} is float with values from {planes.min():.4g} to {planes.max():.4g}, expected about 0 to 1: "

@@ -53,7 +53,7 @@ def build_operator(name: str, shape: Sequence[int], *, simulate: bool = False, *
     """
     key = "denoise" if name == "identity" else name
     if key not in _KINDS:
-        raise ValueError(f"There is no operator {name!r}{nearest(name, list(_KINDS))}.")
+        raise ValueError(f"There is no operator {name!r}{nearest(name, list(_KINDS))}")
     kind = _KINDS[key]
     given = {option: value for option, value in options.items() if value is not None}
     for option in given:
@@ -67,7 +67,7 @@ def build_operator(name: str, shape: Sequence[int], *, simulate: bool = False, *
 def nearest(name: str, known: Sequence[str]) -> str:
     """The end of a refusal: the nearest known name, or all of them."""
     close = difflib.get_close_matches(name.lower(), known, 1)
-    return f": did you mean {close[0]!r}?" if close else f": expected one of {', '.join(known)}"
+    return f": did you mean {close[0]!r}?" if close else f": expected one of {', '.join(known)}."
 
 
 def parse_psf(text: str) -> Tensor:
@@ -81,7 +81,7 @@ def parse_psf(text: str) -> Tensor:
     """
     kind, *words = text.split(":")
     if kind not in _PSFS:
-        raise ValueError(f"There is no PSF {kind!r}{nearest(kind, list(_PSFS))}.")
+        raise ValueError(f"There is no PSF {kind!r}{nearest(kind, list(_PSFS))}")
     make, least, most, example = _PSFS[kind]
     try:
         numbers = [float(word) for word in words]
@@ -192,7 +192,7 @@ def _made_mask(shape: Shape, keep: float | None, kind: str, seed: int) -> Tensor
         return half_mask(shape)
     if kind == "text":
         return text_mask(shape, seed=seed)
-    raise ValueError(f"There is no mask {kind!r}{nearest(kind, ['random', 'box', 'half', 'text'])}.")
+    raise ValueError(f"There is no mask {kind!r}{nearest(kind, ['random', 'box', 'half', 'text'])}")
 
 
 def _gray(shape: Shape, simulate: bool, weights: str = "bt601") -> Operator:

@@ -229,8 +229,8 @@ def test_single_frame_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("array", "sentence"),
     [
-        (np.array([[0.0, np.nan]]), "1 values that are NaN or infinite"),
-        (np.array([[np.inf, np.inf]]), "2 values that are NaN"),
+        (np.array([[0.0, np.nan]]), r"NaN or infinite values \(1 of 2\)"),
+        (np.array([[np.inf, np.inf]]), r"infinite values \(2 of 2\)"),
         (np.zeros((3, 40, 40)), "C x H x W"),
         (np.zeros((2, 4, 4, 3)), "expected H x W"),
         (np.zeros((0, 4)), "expected H x W"),
