@@ -93,6 +93,17 @@ def _dtype(physics: Any) -> torch.dtype:
     return torch.float64 if any(t.dtype in (torch.float64, torch.complex128) for t in tensors) else torch.float32
 
 
+def _convert(physics: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    """The module in another precision; nn.Module.to would drop the imaginary parts of complex buffers."""
+
+    def cast(tensor: Tensor) -> Tensor:
+        if tensor.is_complex():
+            return tensor.to(device, dtype.to_complex())
+        return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+
+    return physics._apply(cast)
+
+
 def _check_adjoint(operator: DeepinvLinear, name: str) -> None:
     try:
         error = dot_test(operator, device=_device(operator._physics))
@@ -122,7 +133,7 @@ def _svd_holds(operator: DeepinvSpectral) -> bool:
 def _circular_blur(physics: Any, linear: DeepinvLinear) -> LinearOperator | None:
     """BlurFFT as our circular Blur, whose FFT coordinates are orthonormal (its own half spectra are not)."""
     kernel = getattr(physics, "filter", None)
-    if not isinstance(kernel, Tensor) or kernel.ndim != 4 or tuple(kernel.shape[:2]) != (1, 1):
+    if not isinstance(kernel, Tensor) or kernel.ndim != 4 or not torch.equal(kernel, kernel[:1, :1].expand_as(kernel)):
         return None
     try:
         blur = Blur(kernel[0, 0], linear.in_shape)
@@ -157,7 +168,7 @@ class DeepinvOperator(Operator):
         if key == (_dtype(self._physics), _device(self._physics)):
             return self._physics
         if key not in self._clones:
-            self._clones[key] = self._physics.clone().to(like.device, key[0])
+            self._clones[key] = _convert(self._physics.clone(), *key)
         return self._clones[key]
 
     def _call(self, method: str, x: Tensor) -> Tensor:

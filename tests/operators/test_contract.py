@@ -298,6 +298,7 @@ def test_batch_equals_loop(name: str, data: st.DataObject) -> None:
             torch.testing.assert_close(one.vt(x[i : i + 1]), operator.vt(x)[i : i + 1], rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.filterwarnings("ignore:.*pinv stopped after")  # ill-conditioned examples are welcome here
 @every
 @contract
 @given(data=st.data())
@@ -371,6 +372,27 @@ def test_damped_pinv_minimises_its_objective(name: str, data: st.DataObject) -> 
         got = operator.damped_pinv(y, damping)[0].flatten().numpy()
         expected = np.linalg.solve(m.T @ m + 0.3 * np.eye(m.shape[1]), m.T @ y[0].flatten().numpy())
         np.testing.assert_allclose(got, expected, atol=1e-11)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@every
+@contract
+@given(data=st.data())
+def test_cuda_equals_the_cpu(name: str, data: st.DataObject) -> None:
+    c = Choices(data)
+    operator = EVERY[name](c)
+    x, y = inputs(operator, c)
+    for moved in (operator, operator.to("cuda")):
+        for dtype, tolerance in ((torch.float32, 1e-5), (F64, 1e-12)):
+            xs, ys = x.to("cuda", dtype), y.to("cuda", dtype)
+            pairs = [(moved(xs), operator(x)), (moved.adjoint(ys), operator.adjoint(y))]
+            if isinstance(operator, Spectral):
+                pairs += [(moved.v(moved.vt(xs)), operator.v(operator.vt(x)))]
+                pairs += [(moved.damped_pinv(ys, 0.1), operator.damped_pinv(y, 0.1))]
+            for got, expected in pairs:
+                assert got.device.type == "cuda"
+                torch.testing.assert_close(got.cpu().double(), expected, rtol=tolerance, atol=tolerance)
 
 
 @every
