@@ -28,7 +28,9 @@ def newton_prox(operator: LinearOperator, y: Tensor, gain: float, z: Tensor, rho
         ValueError: if y is negative, or no image was found for which A x is positive where photons were counted.
     """
     if bool((y < 0).any()):
-        raise ValueError(f"y holds {float(y.min()):.3g}: expected Poisson counts times the gain, which are not negative.")
+        raise ValueError(
+            f"y holds {float(y.min()):.3g}: expected Poisson counts times the gain, which are not negative."
+        )
     count = (y / gain).expand(z.shape[0], *y.shape[1:])
     counted = count > 0
 

@@ -145,7 +145,9 @@ class Posterior:
             with safe_open(str(target), framework="pt") as handle:
                 metadata, names = handle.metadata() or {}, set(handle.keys())
         except SafetensorError as error:
-            raise ValueError(f"{target} is not a saved posterior: expected a file written by Posterior.save.") from error
+            raise ValueError(
+                f"{target} is not a saved posterior: expected a file written by Posterior.save."
+            ) from error
         if "draws" not in names or "record" not in metadata:
             raise ValueError(f"{target} is not a saved posterior: it holds no draws with a record.")
         posterior = cls(torch.empty(0), json.loads(metadata["record"]), metadata["label"])

@@ -28,7 +28,7 @@ def describe(thing: object) -> Any:
     out: dict[str, Any] = {"name": type(thing).__name__}
     if dataclasses.is_dataclass(thing):
         out |= {field.name: describe(getattr(thing, field.name)) for field in dataclasses.fields(thing)}
-    for attribute in ("name", "sigma_range", "channels", "in_shape", "out_shape", "card", "sha256"):
+    for attribute in ("name", "sigma_range", "channels", "in_shape", "out_shape", "precision", "card", "sha256"):
         value = getattr(thing, attribute, None)
         if value is not None and attribute not in out:
             out[attribute] = describe(value)

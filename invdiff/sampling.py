@@ -71,7 +71,9 @@ def sample(
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
         raise ValueError(f"draws is {draws!r}: expected a whole number from 1 on.")
     if not solver.stochastic and draws != 1:
-        raise ValueError(f"{type(solver).__name__} gives one point estimate: ask for draws=1, not {draws}, or use DDRM or DPS.")
+        raise ValueError(
+            f"{type(solver).__name__} gives one point estimate: ask for draws=1, not {draws}, or use DDRM or DPS."
+        )
     MemberRandom(seed, [])
     prior = as_prior(denoiser)
     shape = _shape(likelihood, prior, in_shape)
@@ -86,7 +88,9 @@ def sample(
         check(likelihood, prior)
     count = 1 if likelihood is None else likelihood.measurements
     started = None if start is None else _started(start, shape, count).to(where, dtype)
-    if micro_batch is not None and (isinstance(micro_batch, bool) or not isinstance(micro_batch, int) or micro_batch < 1):
+    if micro_batch is not None and (
+        isinstance(micro_batch, bool) or not isinstance(micro_batch, int) or micro_batch < 1
+    ):
         raise ValueError(f"micro_batch is {micro_batch!r}: expected a whole number from 1 on.")
     size = micro_batch or default_micro_batch(shape)
     if not solver.stochastic:
@@ -176,10 +180,14 @@ class _Counted(Prior):
 def _shape(likelihood: Likelihood | None, prior: Prior, in_shape: Sequence[int] | None) -> tuple[int, ...]:
     known = likelihood.operator.in_shape if likelihood is not None else getattr(prior, "in_shape", None)
     if known is None and in_shape is None:
-        raise ValueError("in_shape is missing: without a likelihood, sample needs the image shape, such as (3, 64, 64).")
+        raise ValueError(
+            "in_shape is missing: without a likelihood, sample needs the image shape, such as (3, 64, 64)."
+        )
     shape = tuple(in_shape) if in_shape is not None else tuple(known or ())
     if known is not None and shape != tuple(known):
-        raise ValueError(f"in_shape is {shape}: the {'operator' if likelihood else 'prior'} takes images of {tuple(known)}.")
+        raise ValueError(
+            f"in_shape is {shape}: the {'operator' if likelihood else 'prior'} takes images of {tuple(known)}."
+        )
     own = getattr(prior, "in_shape", None)
     if own is not None and tuple(own) != shape:
         raise CapabilityError(f"{prior.name} is of images of shape {tuple(own)}; the operator takes {shape}.")
@@ -199,7 +207,9 @@ def _from_start(solver: Solver, start: Tensor | None, start_sigma: float | None,
         return solver
     if not isinstance(solver, DiffusionSolver):
         if start_sigma is not None:
-            raise ValueError(f"start_sigma is {start_sigma}: {type(solver).__name__} starts from `start` itself; leave it out.")
+            raise ValueError(
+                f"start_sigma is {start_sigma}: {type(solver).__name__} starts from `start` itself; leave it out."
+            )
         return solver
     if start_sigma is None or not math.isfinite(start_sigma) or start_sigma <= solver.sigma_min:
         raise ValueError(

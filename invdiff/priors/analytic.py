@@ -91,7 +91,9 @@ class GaussianMixture:
         """
         values, _ = self.eigen
         if bool((values <= 1e-14 * values.max()).any()):
-            raise ValueError("The distribution has no density: a covariance is singular (an exact measurement fixes x).")
+            raise ValueError(
+                "The distribution has no density: a covariance is singular (an exact measurement fixes x)."
+            )
         return torch.logsumexp(self.log_components(x.to(self.means), 0.0), dim=1)
 
     def log_components(self, x: Tensor, variance: Tensor | float) -> Tensor:
@@ -250,7 +252,9 @@ class GaussianPrior(_AnalyticPrior):
         mean, covariance = mean.double(), covariance.double()
         n = mean.numel()
         if covariance.shape != (n, n):
-            raise ValueError(f"covariance has shape {tuple(covariance.shape)}: expected ({n}, {n}), as mean has {n} values.")
+            raise ValueError(
+                f"covariance has shape {tuple(covariance.shape)}: expected ({n}, {n}), as mean has {n} values."
+            )
         if not torch.allclose(covariance, covariance.T, rtol=1e-8, atol=1e-12):
             raise ValueError("covariance is not symmetric: expected C = C^T.")
         one = torch.ones(1, dtype=torch.float64, device=mean.device)
@@ -331,6 +335,8 @@ class GaussianMixturePrior(_AnalyticPrior):
         if wide.shape == (count,):
             wide = wide[:, None, None] * torch.eye(n, dtype=torch.float64, device=wide.device)
         if wide.shape != (count, n, n):
-            raise ValueError(f"covariances have shape {tuple(covariances.shape)}: expected ({count}, {n}, {n}) or ({count},).")
+            raise ValueError(
+                f"covariances have shape {tuple(covariances.shape)}: expected ({count}, {n}, {n}) or ({count},)."
+            )
         share = weights.double() / weights.double().sum()
         super().__init__(GaussianMixture(tuple(means.shape[1:]), share, means.double().reshape(count, n), wide))

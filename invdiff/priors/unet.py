@@ -15,8 +15,13 @@ from torch import Tensor, nn
 __all__ = ["UNet"]
 
 
+def _channel_norm(h: Tensor) -> Tensor:
+    """Every pixel's feature vector scaled to unit mean square: a statistic over channels, none over space."""
+    return h * (h.square().mean(1, keepdim=True) + 1e-4).rsqrt()
+
+
 class _Block(nn.Module):
-    """`h + conv2(silu((1 + scale) * conv1(h) + shift))`: scale and shift come from the noise level."""
+    """`h + conv2(silu((1 + scale) * conv1(norm(h)) + shift))`: scale and shift come from the noise level."""
 
     def __init__(self, width: int, embedding: int) -> None:
         super().__init__()
@@ -31,7 +36,7 @@ class _Block(nn.Module):
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.modulation(embedding)[:, :, None, None].to(h.dtype).chunk(2, dim=1)
-        inner = self.conv1(h)
+        inner = self.conv1(_channel_norm(h))
         return h + self.conv2(nn.functional.silu(inner * (1 + scale) + shift))
 
 

@@ -22,9 +22,23 @@ from .red_admm import REDADMM
 from .red_fp import REDFP
 from .red_gd import REDGD
 
-__all__ = ["DDRM", "DPS", "REDADMM", "REDFP", "REDGD", "CapabilityError", "PnPADMM", "PnPHQS", "PnPPGD", "Solver", "load", "names"]
+__all__ = [
+    "DDRM",
+    "DPS",
+    "REDADMM",
+    "REDFP",
+    "REDGD",
+    "CapabilityError",
+    "PnPADMM",
+    "PnPHQS",
+    "PnPPGD",
+    "Solver",
+    "load",
+    "names",
+]
 
-_SOLVERS = {cls.__module__.rsplit(".", 1)[-1]: cls for cls in (PnPPGD, PnPADMM, PnPHQS, REDGD, REDFP, REDADMM, DPS, DDRM)}
+_CLASSES: tuple[type, ...] = (PnPPGD, PnPADMM, PnPHQS, REDGD, REDFP, REDADMM, DPS, DDRM)
+_SOLVERS = {cls.__module__.rsplit(".", 1)[-1]: cls for cls in _CLASSES}
 
 
 def names() -> dict[str, str]:

@@ -81,7 +81,7 @@ class PointSolver:
     def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
         """Refuse what this solver cannot do, in a sentence."""
         if likelihood is None:
-            raise CapabilityError(f"{type(self).__name__} needs a likelihood: to draw from the prior use DDRM or DPS.")
+            raise CapabilityError(f"{type(self).__name__} needs a likelihood: to draw from the prior alone use DPS.")
 
     def start(self, likelihood: Likelihood, denoiser: Prior, like: Tensor, random: MemberRandom) -> Tensor:
         """The regularised inverse of y: what the measurement says with independent pixels as the prior."""
@@ -90,22 +90,26 @@ class PointSolver:
             return flat
         return likelihood.prox(flat, PIXEL_STD**-2)
 
-    def strengths(self, likelihood: Likelihood, denoiser: Prior) -> list[float]:
-        """The denoiser strength of every step, held inside the prior's range."""
-        end = self.sigma_end
-        if end is None:
-            end = min(max(noise_level(likelihood), 1 / 255), self.sigma_start)
+    def strengths(self, likelihood: Likelihood, denoiser: Prior, like: Tensor) -> list[Tensor]:
+        """The denoiser strength of every step, (b,) as each measurement has its own noise, inside the prior's range."""
+        if self.sigma_end is None:
+            end = noise_level(likelihood).clamp(1 / 255, max(self.sigma_start, 1 / 255))
+        else:
+            end = torch.tensor([self.sigma_end], dtype=torch.float64)
         low, high = denoiser.sigma_range
-        ramp = torch.linspace(math.log(self.sigma_start), math.log(end), self.iterations, dtype=torch.float64).exp()
-        return [min(max(sigma, low), high) for sigma in ramp.tolist()]
+        # From 1 to 0; one step alone takes the last strength.
+        share = torch.linspace(0, 1, self.iterations, dtype=torch.float64).flip(0)[:, None]
+        levels = (math.log(self.sigma_start) * share + end.log() * (1 - share)).exp().clamp(low, high)
+        return list(levels.to(like).expand(-1, like.shape[0]))
 
 
-def noise_level(likelihood: Likelihood) -> float:
-    """The measurement's noise in image units: the mean sigma, or for photons the mean of sqrt(gain * y)."""
+def noise_level(likelihood: Likelihood) -> Tensor:
+    """The noise of each measurement in image units, (m,): the mean sigma, or for photons the mean of sqrt(gain y)."""
+    y = likelihood.batched_y.double().cpu()
     if isinstance(likelihood.noise, GaussianNoise):
-        return float(likelihood.noise.like(likelihood.batched_y).mean())
+        return likelihood.noise.like(y).flatten(1).mean(1)
     gain = getattr(likelihood.noise, "gain", 0.0)
-    return float((gain * likelihood.batched_y.clamp_min(0)).sqrt().mean())
+    return (gain * y.clamp_min(0)).sqrt().flatten(1).mean(1)
 
 
 def lipschitz(likelihood: Likelihood) -> Tensor:

@@ -29,7 +29,7 @@ class DDRM(DiffusionSolver):
         t >= sigma_y / s:  (1 - eta_b) x0 + eta_b ybar + sqrt(t^2 - eta_b^2 sigma_y^2 / s^2) eps
 
     Kawar, Elad, Ermon, Song 2022, "Denoising Diffusion Restoration Models", eqs. 7 and 8, in the official code's form
-    and with its eta and eta_b. Without a likelihood it is DDIM with the same eta.
+    and with its eta and eta_b.
 
     Args:
         steps: number of denoiser calls (the paper uses 20).
@@ -54,7 +54,7 @@ class DDRM(DiffusionSolver):
         """Refuse what this solver cannot do, in a sentence."""
         super().check(likelihood, denoiser)
         if likelihood is None:
-            return
+            raise CapabilityError("DDRM needs a likelihood: to draw from the prior alone use DPS, then plain DDPM.")
         if not isinstance(likelihood.operator, Spectral):
             raise CapabilityError(
                 f"DDRM needs an operator with an SVD; {type(likelihood.operator).__name__} has none. "
@@ -79,17 +79,15 @@ class DDRM(DiffusionSolver):
         informed = measured.ybar + (first**2 - measured.noise**2).clamp_min(0).sqrt() * eps
         return x + measured.operator.v(torch.where(measured.noise < first, informed, z) - z)
 
-    def iterate(
-        self, likelihood: Likelihood | None, denoiser: Prior, x: Tensor, random: MemberRandom
-    ) -> Iterator[Tensor]:
+    def iterate(self, likelihood: Likelihood, denoiser: Prior, x: Tensor, random: MemberRandom) -> Iterator[Tensor]:
         levels = self.levels(denoiser)
-        measured = None if likelihood is None else _Measured(likelihood, x)
+        measured = _Measured(likelihood, x)
         keep = (1 - self.eta**2) ** 0.5
         for sigma, t in zip(levels[:-1], levels[1:], strict=True):
             x0 = denoiser(x, sigma)
             eps = random.normal(x)
             free = x0 + keep * (t / sigma) * (x - x0) + self.eta * t * eps
-            x = free if measured is None else measured.move(self, x0, free, eps, t, keep)
+            x = measured.move(self, x0, free, eps, t, keep)
             yield x
 
 

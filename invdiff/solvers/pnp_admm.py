@@ -11,7 +11,7 @@ from torch import Tensor
 from ..likelihood import Likelihood
 from ..priors.base import Prior
 from ..random import MemberRandom
-from .base import PointSolver
+from .base import PointSolver, column
 
 __all__ = ["PnPADMM"]
 
@@ -36,10 +36,10 @@ class PnPADMM(PointSolver):
 
     def iterate(self, likelihood: Likelihood, denoiser: Prior, x: Tensor, random: MemberRandom) -> Iterator[Tensor]:
         v, u, last = x, torch.zeros_like(x), None
-        for sigma in self.strengths(likelihood, denoiser):
+        for sigma in self.strengths(likelihood, denoiser, x):
             if last is not None:
                 # u is the multiplier divided by rho, and rho has changed.
-                u = u * (sigma / last) ** 2
+                u = u * column((sigma / last) ** 2, u)
             x = likelihood.prox(v - u, self.lam / sigma**2)
             v = denoiser(x + u, sigma)
             u = u + x - v

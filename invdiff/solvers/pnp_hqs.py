@@ -36,6 +36,6 @@ class PnPHQS(PointSolver):
 
     def iterate(self, likelihood: Likelihood, denoiser: Prior, x: Tensor, random: MemberRandom) -> Iterator[Tensor]:
         z = x
-        for sigma in self.strengths(likelihood, denoiser):
+        for sigma in self.strengths(likelihood, denoiser, x):
             z = denoiser(likelihood.prox(z, self.lam / sigma**2), sigma)
             yield z

@@ -51,7 +51,7 @@ class PnPPGD(PointSolver):
     def iterate(self, likelihood: Likelihood, denoiser: Prior, x: Tensor, random: MemberRandom) -> Iterator[Tensor]:
         step = column(1 / (self.lam * lipschitz(likelihood).to(x)), x)
         z, t = x, 1.0
-        for sigma in self.strengths(likelihood, denoiser):
+        for sigma in self.strengths(likelihood, denoiser, x):
             previous = x
             x = denoiser(z + step * likelihood.grad(z), sigma)
             following = (1 + (1 + 4 * t**2) ** 0.5) / 2

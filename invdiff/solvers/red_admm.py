@@ -11,7 +11,7 @@ from torch import Tensor
 from ..likelihood import Likelihood
 from ..priors.base import Prior
 from ..random import MemberRandom
-from .base import PointSolver
+from .base import PointSolver, column
 
 __all__ = ["REDADMM"]
 
@@ -42,10 +42,10 @@ class REDADMM(PointSolver):
 
     def iterate(self, likelihood: Likelihood, denoiser: Prior, x: Tensor, random: MemberRandom) -> Iterator[Tensor]:
         v, u, last = x, torch.zeros_like(x), None
-        for sigma in self.strengths(likelihood, denoiser):
+        for sigma in self.strengths(likelihood, denoiser, x):
             if last is not None:
                 # u is the multiplier divided by the penalty, and the penalty has changed.
-                u = u * (sigma / last) ** 2
+                u = u * column((sigma / last) ** 2, u)
             x = likelihood.prox(v - u, self.beta * self.lam / sigma**2)
             for _ in range(self.inner):
                 v = (self.beta * (x + u) + denoiser(v, sigma)) / (self.beta + 1)

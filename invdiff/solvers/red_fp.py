@@ -33,6 +33,6 @@ class REDFP(PointSolver):
     iterations: int = 50
 
     def iterate(self, likelihood: Likelihood, denoiser: Prior, x: Tensor, random: MemberRandom) -> Iterator[Tensor]:
-        for sigma in self.strengths(likelihood, denoiser):
+        for sigma in self.strengths(likelihood, denoiser, x):
             x = likelihood.prox(denoiser(x, sigma), self.lam / sigma**2)
             yield x

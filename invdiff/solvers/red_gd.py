@@ -44,7 +44,7 @@ class REDGD(PointSolver):
 
     def iterate(self, likelihood: Likelihood, denoiser: Prior, x: Tensor, random: MemberRandom) -> Iterator[Tensor]:
         curvature = column(lipschitz(likelihood).to(x), x)
-        for sigma in self.strengths(likelihood, denoiser):
-            weight = self.lam / sigma**2
+        for sigma in self.strengths(likelihood, denoiser, x):
+            weight = column(self.lam / sigma**2, x)
             x = x + (likelihood.grad(x) - weight * (x - denoiser(x, sigma))) / (curvature + weight)
             yield x

@@ -1,0 +1,149 @@
+"""Every solver against a posterior known in closed form: `python -m benchmarks.posterior`.
+
+Images are 16x16 gray draws of a Gaussian prior of power 1/f^2 (pixel std 0.15, mean 0.5), the denoiser is the exact one,
+and sigma_y is 0.05. For a linear operator the posterior is Gaussian, with the mean and covariance of
+`GaussianPrior.posterior`. Reported per solver and operator, as means over the measurements:
+
+    mean error  RMS over pixels of (mean of the draws - exact mean), over the RMS of the exact posterior std
+    std ratio   RMS over pixels of the draws' std, over the same of the exact posterior
+    SW2         sliced 2-Wasserstein distance between the draws and as many exact draws, over the same std
+    coverage    exact posterior probability of the draws' central 90 % interval, pixel by pixel
+
+The rows "exact" are two independent sets of exact draws: the floor of each figure at this number of draws.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import platform
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from invdiff import Likelihood, Posterior, sample, solvers
+from invdiff.noise import GaussianNoise
+from invdiff.operators import Blur, Downsample, Identity, Mask, Operator, gaussian_psf, random_mask
+from invdiff.priors import GaussianPrior
+from invdiff.priors.analytic import GaussianMixture
+from invdiff.random import MemberRandom
+
+SHAPE = (1, 16, 16)
+SIGMA_Y = 0.05
+CASES = {
+    "ddrm": {},
+    "ddrm (100 steps)": {"steps": 100},
+    "dps": {},
+    "dps (zeta 0.3)": {"zeta": 0.3},
+    "pnp_pgd": {},
+    "pnp_admm": {},
+    "pnp_hqs": {},
+    "red_gd": {},
+    "red_fp": {},
+    "red_admm": {},
+}
+
+
+def operators() -> dict[str, Operator]:
+    """The four degradations."""
+    return {
+        "inpaint": Mask(random_mask(SHAPE, 0.5, seed=0), SHAPE),
+        "blur": Blur(gaussian_psf(1.0), SHAPE),
+        "down4": Downsample(4, SHAPE),
+        "denoise": Identity(SHAPE),
+    }
+
+
+def sliced_wasserstein(a: Tensor, b: Tensor, directions: int = 200, seed: int = 0) -> float:
+    """The root mean square over random directions of the 2-Wasserstein distance of the projections.
+
+    Bonneel, Rabin, Peyre, Pfister 2015, eq. 7, with as many draws in a as in b: (n, ...).
+    """
+    a, b = a.double().flatten(1), b.double().flatten(1)
+    generator = torch.Generator().manual_seed(seed)
+    axes = torch.randn(a.shape[1], directions, generator=generator, dtype=torch.float64)
+    axes = axes / axes.norm(dim=0)
+    difference = (a @ axes).sort(0).values - (b @ axes).sort(0).values
+    # The mean over directions of a d-dimensional unit vector's square is 1 / d: sqrt(d) brings back pixel units.
+    return float(difference.square().mean().sqrt()) * math.sqrt(a.shape[1])
+
+
+def verdict(posterior: Posterior, exact: GaussianMixture, reference: Tensor) -> dict[str, float]:
+    """The four figures of one set of draws against the exact posterior."""
+    scale = float(exact.std.square().mean().sqrt())
+    row = {"mean_error": float((posterior.mean().double() - exact.mean).square().mean().sqrt()) / scale}
+    if posterior.point:
+        return row | {"std_ratio": math.nan, "sw2": math.nan, "coverage": math.nan}
+    row["std_ratio"] = float(posterior.std().double().square().mean().sqrt()) / scale
+    row["sw2"] = sliced_wasserstein(posterior.draws, reference) / scale / math.sqrt(exact.mean.numel())
+    low, high = (bound.double() for bound in posterior.interval(0.9))
+    upper = torch.special.ndtr((high - exact.mean) / exact.std)
+    row["coverage"] = float((upper - torch.special.ndtr((low - exact.mean) / exact.std)).mean())
+    return row
+
+
+def run(cases: Iterable[str], measurements: int, draws: int) -> list[dict[str, float | str]]:
+    """One row per case and operator."""
+    prior = GaussianPrior.power_law(SHAPE)
+    rows: list[dict[str, float | str]] = []
+    for name, operator in operators().items():
+        x0 = prior.sample(measurements, seed=1)
+        z = operator(x0)
+        y = GaussianNoise(SIGMA_Y).sample(z, MemberRandom(2, [(0, j) for j in range(measurements)])).float()
+        likelihood = Likelihood(y, operator, GaussianNoise(SIGMA_Y))
+        exacts = [prior.posterior(likelihood.take(torch.tensor([j]))) for j in range(measurements)]
+        references = [exact.sample(draws, seed=3) for exact in exacts]
+        for case in ["exact", *cases]:
+            clock = time.monotonic()
+            if case == "exact":
+                sets = [Posterior(exact.sample(draws, seed=4), {}) for exact in exacts]
+                nfe = 0
+            else:
+                solver = solvers.load(case.split()[0], **CASES[case])
+                count = draws if solver.stochastic else 1
+                result = sample(solver, likelihood, prior, draws=count, seed=0, micro_batch=256)
+                sets = [Posterior(result.draws[:, j], result.record, result.label) for j in range(measurements)]
+                nfe = result.record["nfe"]
+            figures = [verdict(s, e, r) for s, e, r in zip(sets, exacts, references, strict=True)]
+            row: dict[str, float | str] = {"operator": name, "solver": case, "nfe": nfe}
+            row |= {key: sum(f[key] for f in figures) / measurements for key in figures[0]}
+            row |= {"measurements": measurements, "draws": draws, "seconds": round(time.monotonic() - clock, 1)}
+            rows.append(row)
+            print(line(row), flush=True)
+    return rows
+
+
+def line(row: dict[str, float | str]) -> str:
+    """One row as text."""
+    figures = "".join(
+        f"{'-':>9}" if math.isnan(float(row[k])) else f"{float(row[k]):9.3f}"
+        for k in ("mean_error", "std_ratio", "sw2", "coverage")
+    )
+    return f"{row['operator']:<9}{row['solver']:<18}{row['nfe']:>6}{figures}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Solvers against an exact posterior.")
+    parser.add_argument("--solvers", nargs="*", default=list(CASES), choices=list(CASES), metavar="NAME")
+    parser.add_argument("--measurements", type=int, default=2)
+    parser.add_argument("--draws", type=int, default=512)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "posterior.csv")
+    settings = parser.parse_args()
+    heads = ("mean err", "std", "SW2", "cover")
+    print(f"{'operator':<9}{'solver':<18}{'NFE':>6}" + "".join(f"{head:>9}" for head in heads))
+    rows = run(settings.solvers, settings.measurements, settings.draws)
+    settings.out.parent.mkdir(parents=True, exist_ok=True)
+    with settings.out.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, rows[0].keys())
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()})
+    print(f"{settings.out.name}: {len(rows)} rows, torch {torch.__version__}, {platform.machine()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""What every solver owes to `sample`: a new one is picked up by its name and needs no test of its own here."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from invdiff import Likelihood, sample, solvers
+from invdiff.noise import GaussianNoise, PoissonNoise
+from invdiff.operators import Blur, Grayscale, Identity, Mask, from_function, gaussian_psf
+from invdiff.priors import FunctionPrior, GaussianPrior
+
+SHAPE = (1, 8, 8)
+NAMES = sorted(solvers.names())
+SAMPLERS = [name for name in NAMES if solvers.load(name).stochastic]
+
+
+def quick(name: str):
+    solver = solvers.load(name)
+    return dataclasses.replace(solver, **({"steps": 12} if solver.stochastic else {"iterations": 12}))
+
+
+def prior() -> GaussianPrior:
+    return GaussianPrior.power_law(SHAPE)
+
+
+def likelihood(measurements: int | None = None) -> Likelihood:
+    mask = (torch.rand(8, 8, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    operator = Mask(mask, SHAPE)
+    y = operator(prior().sample(measurements or 1, seed=1).float())
+    return Likelihood(y if measurements else y[0], operator, GaussianNoise(0.05))
+
+
+def test_one_method_one_file():
+    folder = Path(solvers.__file__).parent
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "base"}
+    assert files == set(NAMES)
+    assert {type(solvers.load(name)).__name__ for name in NAMES} <= set(solvers.__all__)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_frozen_dataclass_with_no_required_setting_and_a_paper(name):
+    solver = solvers.load(name)
+    assert isinstance(solver, solvers.Solver)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(solver, dataclasses.fields(solver)[0].name, 1)
+    assert any(f"20{year:02d}" in type(solver).__doc__ for year in range(9, 27))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_draw_has_the_same_bits_for_any_number_of_draws(name):
+    few = sample(quick(name), likelihood(), prior(), draws=3, micro_batch=2).draws
+    many = sample(quick(name), likelihood(), prior(), draws=5, micro_batch=2).draws
+    assert torch.equal(few, many[:3])
+    assert not torch.allclose(many[0], many[1])
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_draw_does_not_depend_on_the_micro_batch(name):
+    one = sample(quick(name), likelihood(2), prior(), draws=3, micro_batch=1).draws
+    other = sample(quick(name), likelihood(2), prior(), draws=3, micro_batch=4).draws
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_seeds(name):
+    first, again, other = (sample(quick(name), likelihood(), prior(), draws=2, seed=s).draws for s in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_several_measurements_equal_one_at_a_time(name):
+    joint = likelihood(3)
+    together = sample(quick(name), joint, prior()).draws
+    assert together.shape == (1, 3, *SHAPE)
+    alone = sample(quick(name), joint.take(torch.tensor([0])), prior()).draws
+    torch.testing.assert_close(together[:, :1], alone, atol=1e-5, rtol=0)
+    if not solvers.load(name).stochastic:
+        last = sample(quick(name), Likelihood(joint.y[2], joint.operator, joint.noise), prior()).draws
+        torch.testing.assert_close(together[:, 2], last, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_members_with_their_own_operator_and_sigma(name):
+    generator = torch.Generator().manual_seed(0)
+    operator = Mask((torch.rand(2, *SHAPE, generator=generator) < 0.6).float(), SHAPE)
+    sigma = torch.tensor([0.02, 0.2]).reshape(2, 1, 1, 1)
+    y = operator(prior().sample(2, seed=1).float())
+    joint = sample(quick(name), Likelihood(y, operator, GaussianNoise(sigma)), prior()).draws[0, 0]
+    single = Likelihood(y[0], operator.take(torch.tensor([0])), GaussianNoise(0.02))
+    alone = sample(quick(name), single, prior()).draws[0]
+    torch.testing.assert_close(joint, alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_of_the_callers_is_touched(name, global_random_state_is_untouched):
+    given = likelihood()
+    y = given.y.clone()
+    plain = sample(quick(name), given, prior())
+    steps = []
+
+    def spoil(step, x):
+        steps.append(step)
+        x.zero_()
+
+    watched = sample(quick(name), given, prior(), on_step=spoil)
+    assert torch.equal(given.y, y)
+    assert torch.equal(plain.draws, watched.draws)
+    assert steps == list(range(1, 13))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("sigma", [0.05, 0.0])
+def test_sigma_zero_is_legal_or_refused_in_a_sentence(name, sigma):
+    given = Likelihood(likelihood().y, likelihood().operator, GaussianNoise(sigma))
+    try:
+        result = sample(quick(name), given, prior())
+    except solvers.CapabilityError as error:
+        assert sigma == 0
+        assert "sigma_y is 0" in str(error)
+        assert "use PnPADMM" in str(error)
+    else:
+        assert torch.isfinite(result.draws).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_kind_of_problem_runs_or_is_refused_in_a_sentence(name):
+    problems = {
+        "no svd": Likelihood(torch.rand(SHAPE), Blur(gaussian_psf(1.0, 3), SHAPE, boundary="reflect"), GaussianNoise(0.1)),
+        "poisson": Likelihood(torch.full(SHAPE, 0.5), Identity(SHAPE), PoissonNoise(0.1)),
+        "nonlinear": Likelihood(torch.rand(SHAPE), from_function(lambda x: x**2, SHAPE, linear=False), GaussianNoise(0.1)),
+        "per pixel": Likelihood(torch.rand(SHAPE), Identity(SHAPE), GaussianNoise(torch.full(SHAPE, 0.1))),
+    }
+    outcomes = {}
+    for kind, problem in problems.items():
+        try:
+            outcomes[kind] = bool(torch.isfinite(sample(quick(name), problem, prior()).draws).all())
+        except ValueError as error:
+            outcomes[kind] = True
+            assert str(error).endswith(".")
+            assert any(word in str(error) for word in ("Use", "use")), error
+    assert all(outcomes.values()), outcomes
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_plain_function_serves_as_prior(name):
+    result = sample(quick(name), likelihood(), lambda x, sigma: (x + 0.5 * sigma**2) / (1 + sigma**2))
+    assert torch.isfinite(result.draws).all()
+    assert result.record["prior"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_prior_of_limited_range_is_never_called_outside_it(name):
+    asked = []
+
+    def watch(x, sigma):
+        asked.append(float(sigma))
+        return prior()(x, sigma)
+
+    limited = FunctionPrior(watch, name="watched", sigma_range=(0.01, 55 / 255))
+    result = sample(quick(name), likelihood(), limited)
+    assert min(asked) >= 0.01 - 1e-9
+    assert max(asked) <= 55 / 255 + 1e-6
+    assert result.label == ("heuristic spread" if name in SAMPLERS else "point estimate")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_denoiser_of_one_level(name):
+    fixed = FunctionPrior(lambda x, sigma: prior()(x, sigma), name="fixed", sigma_range=(25 / 255, 25 / 255))
+    if name in SAMPLERS:
+        with pytest.raises(solvers.CapabilityError, match="fixed serves"):
+            sample(quick(name), likelihood(), fixed)
+    else:
+        assert torch.isfinite(sample(quick(name), likelihood(), fixed).draws).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_point_estimates_have_no_spread_and_samplers_have(name):
+    result = sample(quick(name), likelihood(), prior(), draws=2 if name in SAMPLERS else 1)
+    if name in SAMPLERS:
+        assert result.std().shape == SHAPE
+        assert result.label == "uncalibrated spread"
+    else:
+        with pytest.raises(ValueError, match="one point estimate, which has no spread"):
+            result.std()
+        with pytest.raises(ValueError, match="ask for draws=1, not 2"):
+            sample(quick(name), likelihood(), prior(), draws=2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_record_says_what_ran(name):
+    record = sample(quick(name), likelihood(), prior(), seed=3).record
+    assert record["solver"]["name"] == type(solvers.load(name)).__name__
+    assert record["seed"] == 3
+    assert record["nfe"] == 12
+    assert record["environment"]["torch"] == torch.__version__
+
+
+def test_a_wrong_channel_count_is_refused():
+    gray = FunctionPrior(lambda x, sigma: x, name="gray only", channels=1)
+    problem = Likelihood(torch.zeros(1, 8, 8), Grayscale((3, 8, 8)), GaussianNoise(0.1))
+    with pytest.raises(solvers.CapabilityError, match=r"gray only serves images of 1 channels.*match_channels\(prior, 3\)"):
+        sample(solvers.PnPHQS(), problem, gray)
+
+
+def test_dps_refuses_what_cannot_be_differentiated():
+    stiff = FunctionPrior(lambda x, sigma: x, name="stiff", differentiable=False)
+    with pytest.raises(solvers.CapabilityError, match="DPS differentiates its prior, and stiff cannot be"):
+        sample(solvers.DPS(), likelihood(), stiff)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: solvers.load("ddmr"), r"no solver 'ddmr': did you mean 'ddrm'\?"),
+        (lambda: solvers.load("ddrm", etta=1), r"DDRM has no setting 'etta': did you mean 'eta'\?"),
+        (lambda: solvers.DDRM(eta=1.5), r"eta of DDRM is 1\.5: expected a number from 0 to 1"),
+        (lambda: solvers.DDRM(steps=1), "steps is 1: expected at least 2"),
+        (lambda: solvers.DDRM(schedule="cosin"), "schedule is 'cosin': expected one of karras, vp"),
+        (lambda: solvers.DPS(zeta=-1.0), r"zeta of DPS is -1\.0: expected a finite number above 0"),
+        (lambda: solvers.PnPHQS(iterations=0), "iterations of PnPHQS is 0: expected at least 1"),
+        (lambda: solvers.REDGD(lam=float("nan")), "lam of REDGD is nan: expected a finite number above 0"),
+        (lambda: solvers.DDRM(sigma_min=1.0, sigma_max=0.5), "expected 0 < sigma_min < sigma_max"),
+    ],
+)
+def test_wrong_settings_are_refused_in_a_sentence(make, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make()
