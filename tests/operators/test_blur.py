@@ -131,3 +131,15 @@ def test_numpy_psfs_with_any_layout_are_taken_and_not_kept() -> None:
     torch.testing.assert_close(operator(image), before)
     big_endian = np.ones((2, 2), dtype=">f4")
     torch.testing.assert_close(Blur(big_endian, (1, 5, 5))(image), Blur(torch.ones(2, 2), (1, 5, 5))(image))
+
+
+def test_what_a_wide_psf_removes_is_exactly_zero_and_the_same_for_both_signs_of_a_frequency() -> None:
+    line = torch.exp(-((torch.arange(61, dtype=torch.float64) - 30) ** 2) / 32)
+    operator = Blur(line[:, None] * line, (1, 64, 63))
+    s = operator.singular[0]
+    assert float((s == 0).double().mean()) > 0.5
+    assert float(s[s > 0].min()) > 1e-15 * float(s.max())
+    assert torch.equal(s, s.flip((0, 1)).roll((1, 1), (0, 1)))
+    uneven = Blur(random(7, 5), (1, 30, 26)).singular[0]
+    assert torch.equal(uneven, uneven.flip((0, 1)).roll((1, 1), (0, 1)))
+    checks.svd_test(operator, tol=1e-12)

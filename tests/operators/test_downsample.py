@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from invdiff.operators import Blur, Downsample, Spectral
+from invdiff.operators import Blur, Downsample, Spectral, checks
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -74,3 +74,12 @@ def test_what_does_not_fit_is_refused() -> None:
         Downsample(2, (3, 8, 8), "lanczos")
     with pytest.raises(ValueError, match="larger than the image"):
         Downsample(2, (3, 8, 8), torch.ones(9, 9))
+
+
+def test_coordinates_stay_orthonormal_where_a_psf_removes_every_alias() -> None:
+    operator = Downsample(2, (1, 8, 8), torch.ones(4, 4) / 16)
+    assert int((operator.singular == 0).sum()) == 7
+    checks.svd_test(operator, tol=1e-12)
+    measurement = random(1, 1, 4, 4)
+    z = torch.fft.fft2(measurement, norm="ortho")  # coordinates of a real image, zeros of s included
+    torch.testing.assert_close(operator.vt(operator.v(z)), z)

@@ -48,6 +48,7 @@ def test_a_member_does_not_depend_on_its_neighbours(system: tuple[torch.Tensor, 
         assert torch.equal(together.x[i], alone.x[0])
     assert float(together.x[4].abs().max()) == 0
     assert not bool(together.converged[5])
+    assert float(together.x[5].abs().max()) == 0  # it never moved, however long the others took
 
 
 def test_a_start_that_is_the_solution_costs_nothing(system: tuple[torch.Tensor, torch.Tensor]) -> None:
