@@ -36,6 +36,10 @@ def _relative(error: Tensor, scale: Tensor) -> float:
     return float((error / torch.where(scale > 0, scale, 1.0)).max())
 
 
+def _wide(values: Tensor) -> Tensor:
+    return values.to(torch.complex128 if values.is_complex() else torch.float64)
+
+
 def _judge(error: float, tol: float | None, sentence: str) -> float:
     # "not <=" so that a NaN fails.
     if tol is not None and not error <= tol:
@@ -75,7 +79,7 @@ def dot_test(
         x, y = probe.draw(operator.in_shape), probe.draw(operator.out_shape)
         image, back = operator(x), operator.adjoint(y)
         # Sums in float64, so that the error is the operator's and not the inner product's.
-        x, y, image, back = x.double(), y.double(), image.double(), back.double()
+        x, y, image, back = _wide(x), _wide(y), _wide(image), _wide(back)
         gaps.append((inner(image, y) - inner(x, back)).abs())
         scales.append(norm(image) * norm(y))
         fallbacks.append(norm(x) * norm(back))
@@ -113,18 +117,21 @@ def svd_test(
     other_z, other_w = operator.vt(probe.draw(operator.in_shape)), operator.ut(probe.draw(operator.out_shape))
     image, back = operator(x), operator.adjoint(y)
     # Where A x is nothing but rounding its own size is no scale: |s|_max |x| is.
-    largest = s.max()
+    largest = s.max().double()
     seen = s * z
+    # Norms and sums in float64, so that the errors are the operator's and not theirs.
+    size_x, size_y, size_z = norm(_wide(x)), norm(_wide(y)), norm(_wide(z))
     pairs = [
-        (operator.u(seen), image, largest * norm(x)),
-        (operator.v(s * w), back, largest * norm(y)),
-        (operator.vt(operator.v(z)), z, norm(z)),
-        (operator.ut(operator.u(seen)), seen, largest * norm(x)),
+        (operator.u(seen), image, largest * size_x),
+        (operator.v(s * w), back, largest * size_y),
+        (operator.vt(operator.v(z)), z, size_z),
+        (operator.ut(operator.u(seen)), seen, largest * size_x),
     ]
-    errors = [_relative(norm(got - expected), scale) for got, expected, scale in pairs]
-    errors.append(_relative((inner(z, other_z) - inner(x, operator.v(other_z))).abs(), norm(x) * norm(other_z)))
-    errors.append(_relative((inner(w, other_w) - inner(y, operator.u(other_w))).abs(), norm(y) * norm(other_w)))
-    errors.append(_relative((norm(operator.v(z)) - norm(z)).abs(), norm(z)))
+    errors = [_relative(norm(_wide(got) - _wide(expected)), scale) for got, expected, scale in pairs]
+    for a, coordinates, other, back_again in ((x, z, other_z, operator.v), (y, w, other_w, operator.u)):
+        gap = inner(_wide(coordinates), _wide(other)) - inner(_wide(a), _wide(back_again(other)))
+        errors.append(_relative(gap.abs(), norm(_wide(a)) * norm(_wide(other))))
+    errors.append(_relative((norm(_wide(operator.v(z))) - size_z).abs(), size_z))
     errors.append(max(0.0, -float(s.min())))
     return _judge(max(errors), tol, f"The SVD of {operator!r} does not hold")
 

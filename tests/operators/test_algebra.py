@@ -121,8 +121,8 @@ def test_a_vjp_is_differentiable_and_works_without_gradients(image: torch.Tensor
 def test_constants_made_in_inference_mode_serve_gradients_later(image: torch.Tensor) -> None:
     operator = Blur(random(3, 3), SHAPE)
     with torch.inference_mode():
-        operator.pinv(image.float())
-        operator.vt(image.float())
+        operator.pinv(operator(image.float()))
+        operator.u(operator.vt(image.float()))
     x = image.float().requires_grad_()
     operator.pinv(operator(x)).sum().backward()
     assert x.grad is not None
