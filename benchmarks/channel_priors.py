@@ -1,6 +1,7 @@
 """PSNR of colour priors on gray images and the reverse, with the noise level right or not.
 
-Run as `python -m benchmarks.channel_priors`. Needs INVDIFF_DATA (KAIR weights, CBSD68). Writes benchmarks/results/channel_priors.csv.
+Run as `python -m benchmarks.channel_priors`. Needs INVDIFF_DATA (KAIR weights, CBSD68). Writes
+benchmarks/results/channel_priors.csv.
 """
 
 from __future__ import annotations

@@ -32,6 +32,8 @@ class DeepinvPrior(FunctionPrior):
     """
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+        if not self.differentiable:
+            x = x.detach()
         if any(True for _ in self.function.parameters()):  # type: ignore[attr-defined]
             return super().denoise(x, sigma)
         images = [copy.deepcopy(self.function)(x[k : k + 1], sigma[k : k + 1].contiguous()) for k in range(len(x))]
@@ -159,15 +161,22 @@ def to_deepinv(prior: Prior) -> DeepinvDenoiser:
         def __init__(self, held: Prior) -> None:
             super().__init__()
             self.prior = held
+            self.register_buffer("place", torch.zeros(()), persistent=False)
 
         def forward(self, x: Tensor, sigma: float | Tensor, **kwargs: Any) -> Tensor:
             level = sigma.reshape(-1).to(x) if isinstance(sigma, Tensor) else float(sigma)
             return self.prior(x, level)
 
         def _apply(self, fn: Any, recurse: bool = True) -> Any:
-            # .to(), .cuda() and .double() of the module move the prior, no module itself, by what they do to a tensor.
-            probe = fn(torch.zeros(()))
-            self.prior = self.prior.to(device=probe.device, dtype=probe.dtype)
-            return super()._apply(fn, recurse)
+            # .to(), .cuda() and .double() reach modules and buffers; the prior is neither and follows the buffer.
+            before = self._buffers.get("place")
+            super()._apply(fn, recurse)
+            after = self._buffers.get("place")
+            if before is not None and after is not None:
+                self.prior = self.prior.to(
+                    device=after.device if after.device != before.device else None,
+                    dtype=after.dtype if after.dtype != before.dtype else None,
+                )
+            return self
 
     return FromInvdiff(prior)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from invdiff.priors.base import Prior
-from invdiff.priors.smoother import mirror
+from invdiff.priors.smoother import mirror, opponent
 
 __all__ = ["BM3D"]
 
@@ -53,7 +53,9 @@ class BM3D(Prior):
             return image.clone()
         rows, columns = (-(-max(_MINIMUM - size, 0) // 2) for size in image.shape[-2:])
         padded = mirror(image, rows, columns).double().cpu()
-        if len(image) == 3:
+        # The RGB entry divides by the range of each opponent channel: one that is constant has to go the other way.
+        spread = opponent(padded[None])[0].flatten(1) if len(image) == 3 else None
+        if spread is not None and bool((spread.amax(dim=1) - spread.amin(dim=1) > 1e-9).all()):
             array = self.package.bm3d_rgb(padded.permute(1, 2, 0).numpy(), sigma, profile=self.profile)
             result = torch.from_numpy(array).permute(2, 0, 1)
         else:

@@ -23,8 +23,8 @@ of y. PSNR on six gray crops of CBSD68 (`benchmarks/channel_priors.py`, in dB):
 Telling a prior a higher level comes as close where the prior listens to sigma, but a blind one does not, and it fails.
 
 **Colour through a gray prior.** The image is rotated to (sum, red - blue, magenta - green), orthonormally, so that the
-noise stays white. The sum is divided by 3, which makes it a gray image in [0, 1] with noise sigma / sqrt(3), and the two
-differences keep sigma and are shifted to 0.5. Same crops in colour, with FFDNet used as a gray prior as above:
+noise stays white. The sum is divided by 3, which makes it a gray image in [0, 1] with noise sigma / sqrt(3), and the
+two differences keep sigma and are shifted to 0.5. Same crops in colour, with FFDNet used as a gray prior as above:
 
     sigma * 255                                      5      10      15      25      40
     each channel by itself                       36.92   32.64   30.41   27.93   25.86

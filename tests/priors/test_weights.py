@@ -1,0 +1,122 @@
+"""Weights are read without running code, and every file that cannot be used is answered in a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from invdiff.priors.weights import fill, load_state_dict, read_prior, save_prior
+
+
+class Planted:
+    """Unpickling this creates a file: the proof that nothing unpickled it."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.target,))
+
+
+@pytest.fixture
+def linear() -> nn.Linear:
+    return nn.Linear(3, 2)
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"params_ema": s, "step": 3}])
+def test_plain_and_wrapped_files(tmp_path: Path, linear: nn.Linear, wrap: Any) -> None:
+    torch.save(wrap(linear.state_dict()), tmp_path / "w.pth")
+    state = load_state_dict(tmp_path / "w.pth")
+    assert set(state) == {"weight", "bias"}
+    assert torch.equal(state["weight"], linear.weight)
+
+
+def test_the_prefix_of_data_parallel_is_dropped(tmp_path: Path, linear: nn.Linear) -> None:
+    torch.save({f"module.{k}": v for k, v in linear.state_dict().items()}, tmp_path / "w.pth")
+    assert set(load_state_dict(str(tmp_path / "w.pth"))) == {"weight", "bias"}
+
+
+def test_safetensors(tmp_path: Path, linear: nn.Linear) -> None:
+    save_prior(tmp_path / "w.safetensors", linear.state_dict(), {"widths": [1, 2]}, {"licence": "own"})
+    state, network, card = read_prior(tmp_path / "w.safetensors")
+    assert network == {"widths": [1, 2]}
+    assert card == {"licence": "own"}
+    torch.testing.assert_close(state["weight"], linear.weight.detach().half())
+    assert set(load_state_dict(tmp_path / "w.safetensors")) == {"weight", "bias"}
+
+
+def test_safetensors_without_a_card(tmp_path: Path, linear: nn.Linear) -> None:
+    from safetensors.torch import save_file
+
+    save_file(linear.state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=r"w\.safetensors holds weights without the network and card"):
+        read_prior(tmp_path / "w.safetensors")
+
+
+def test_a_file_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    torch.save({"weight": torch.ones(1), "extra": Planted(tmp_path / "ran")}, tmp_path / "bad.pth")
+    with pytest.raises(ValueError, match=r"bad\.pth holds pickled Python objects.*model\.state_dict\(\)"):
+        load_state_dict(tmp_path / "bad.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["dncnn_bias_free_0-100.pt", "pytorch_sigma25_pickled_module.pth"])
+def test_real_pickled_checkpoints_are_refused(data: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="holds pickled Python objects") as caught:
+        load_state_dict(data / "weights" / "refuse" / name)
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+@pytest.mark.parametrize("keep", [0, 7, 60, 0.5, 0.98])
+def test_cut_files_are_refused(tmp_path: Path, linear: nn.Linear, name: str, keep: float) -> None:
+    path = tmp_path / name
+    if name.endswith(".pth"):
+        torch.save(linear.state_dict(), path)
+    else:
+        save_prior(path, linear.state_dict(), {}, {})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep if isinstance(keep, int) else keep * len(whole))])
+    with pytest.raises(ValueError, match=r"fetch it again|is it complete") as caught:
+        load_state_dict(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"not weights at all, only text\n" * 20, b"\x80\x02garbage", b"PK\x03\x04 broken zip"]
+)
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "text.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=r"text\.pth is"):
+        load_state_dict(tmp_path / "text.pth")
+
+
+@pytest.mark.parametrize("thing", [[1, 2], {"a": 3}, {}, torch.ones(3)])
+def test_files_without_named_tensors_are_refused(tmp_path: Path, thing: Any) -> None:
+    torch.save(thing, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match="and not named tensors"):
+        load_state_dict(tmp_path / "odd.pth")
+
+
+def test_missing_files_and_folders(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"absent\.pth does not exist"):
+        load_state_dict(tmp_path / "absent.pth")
+    with pytest.raises(FileNotFoundError, match="is a folder"):
+        load_state_dict(tmp_path)
+
+
+def test_fill_names_what_does_not_fit(linear: nn.Linear) -> None:
+    state = dict(linear.state_dict())
+    with pytest.raises(ValueError, match="w does not fit Linear: it lacks 'bias'"):
+        fill(linear, {"weight": state["weight"]}, "w")
+    with pytest.raises(ValueError, match="it has unexpected 'a' and 1 more"):
+        fill(linear, {**state, "a": state["bias"], "b": state["bias"]}, "w")
+    with pytest.raises(ValueError, match=r"'weight' has shape \(2, 4\) and not \(2, 3\)"):
+        fill(linear, {**state, "weight": torch.ones(2, 4)}, "w")
+    fill(linear, {key: torch.zeros_like(value) for key, value in state.items()}, "w")
+    assert float(linear.weight.detach().abs().sum()) == 0
