@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -144,25 +143,9 @@ class Likelihood:
     def _forward(self, x: Tensor) -> Tensor:
         return self.operator(x)
 
-    @cached_property
-    def _coordinates(self) -> Tensor:
-        assert isinstance(self.operator, Spectral)
-        return self.operator.ut(self.batched_y)
-
-    def _ut_y(self, operator: Spectral, z: Tensor) -> Tensor:
-        y = self._y(z)
-        return self._coordinates if y is self.batched_y or y.data_ptr() == self.y.data_ptr() else operator.ut(y)
-
     def _spectral_prox(self, operator: Spectral, z: Tensor, rho: Tensor, sigma: Tensor) -> Tensor:
-        coordinates = operator.vt(z)
-        s = operator.singular.to(z)
-        ones = (1,) * (coordinates.ndim - 1)
-        damping = rho.reshape(-1, *ones) * sigma.reshape(-1, *ones) ** 2
-        # Directions that the operator does not see keep z; the bound is the one of the pseudo-inverse.
-        seen = s > torch.finfo(z.dtype).eps * s.max() * max(*operator.in_shape, *operator.out_shape)
-        usable = seen | (damping > 0)
-        gain = torch.where(usable, s / torch.where(usable, s**2 + damping, 1.0), 0.0)
-        return z + operator.v(gain * (self._ut_y(operator, z) - s * coordinates))
+        damping = (rho.flatten() * sigma.flatten() ** 2).expand(z.shape[0])
+        return z + operator.damped_pinv(self.residual(z), damping)
 
     def _iterative_prox(self, operator: LinearOperator, z: Tensor, rho: Tensor, sigma: Tensor) -> Tensor:
         if bool((sigma == 0).all()):

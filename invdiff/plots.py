@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["panel", "uncertainty_map"]
+    from .restoration import Restoration
+
+__all__ = ["gallery", "panel", "uncertainty_map"]
 
 _HEAT = "inferno"
 
@@ -105,6 +107,42 @@ def panel(
     if shown is not None:
         bar = figure.colorbar(shown, ax=heat_axes, fraction=0.05, pad=0.02, shrink=0.9)
         bar.ax.tick_params(labelsize=8)
+    return figure
+
+
+def gallery(rows: Sequence[tuple[str, Restoration]]) -> Figure:
+    """Draw restorations below each other: measurement, restored, one draw, standard deviation, and truth where known.
+
+    Every row has a colour scale of its own, as one task may leave far more open than another.
+
+    Args:
+        rows: (title, restoration) of each row; restorations with draws.
+    """
+    columns = 5 if all(result.truth is not None for _, result in rows) else 4
+    figure = _figure(columns * 2.3 + 0.9, len(rows) * 2.35)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (title, result) in zip(grid, rows, strict=True):
+        posterior = result.posterior
+        mean = posterior.mean()
+        pictures = [result.measurement, mean, posterior.draws[0]]
+        heads = ["measurement", "restored (mean of draws)", "one draw"]
+        for axes, picture, head in zip(line, pictures, heads, strict=False):
+            _show(axes, picture)
+            if line is grid[0]:
+                axes.set_title(head, fontsize=10)
+        heat = _rms(posterior.std())
+        shown = _show(line[3], heat, vmin=0.0, vmax=_top(heat))
+        if line is grid[0]:
+            line[3].set_title(f"std ({posterior.label})", fontsize=10)
+        figure.colorbar(shown, ax=line[3], fraction=0.046, pad=0.02).ax.tick_params(labelsize=7)
+        if columns == 5 and result.truth is not None:
+            _show(line[4], result.truth)
+            if line is grid[0]:
+                line[4].set_title("truth", fontsize=10)
+        line[0].set_ylabel(title, fontsize=11)
+        if "psnr" in result.metrics:
+            line[1].set_xlabel(f"{result.metrics['psnr']:.2f} dB", fontsize=9, color="0.25")
+            line[2].set_xlabel(f"{result.metrics['psnr_draw']:.2f} dB", fontsize=9, color="0.25")
     return figure
 
 

@@ -50,6 +50,8 @@ class UNet(nn.Module):
         embedding: width of the noise embedding.
     """
 
+    frequencies: Tensor
+
     def __init__(
         self, channels: int = 3, widths: Sequence[int] = (48, 96, 160), blocks: int = 2, embedding: int = 128
     ) -> None:
@@ -91,13 +93,13 @@ class UNet(nn.Module):
         h = self.head(torch.cat([x, torch.ones_like(x[:, :1])], dim=1))
         skips: list[Tensor] = []
         for level, stack in enumerate(self.down):
-            for block in stack:  # type: ignore[union-attr]
+            for block in stack:  # type: ignore[attr-defined]
                 h = block(h, embedding)
             if level < len(self.shrink):
                 skips.append(h)
                 h = self.shrink[level](h)
         for level in reversed(range(len(self.up))):
-            for block in self.up[level]:  # type: ignore[union-attr]
+            for block in self.up[level]:  # type: ignore[attr-defined]
                 h = block(h, embedding)
             if level > 0:
                 h = self.grow[level - 1](h) + skips.pop()
