@@ -1,7 +1,7 @@
 """Every solver against a posterior known in closed form: `python -m benchmarks.posterior`.
 
-Images are 16x16 gray draws of a Gaussian prior of power 1/f^2 (pixel std 0.15, mean 0.5), the denoiser is the exact one,
-and sigma_y is 0.05. For a linear operator the posterior is Gaussian, with the mean and covariance of
+Images are 16x16 gray draws of a Gaussian prior of power 1/f^2 (pixel std 0.15, mean 0.5), the denoiser is the exact
+one, and sigma_y is 0.05. For a linear operator the posterior is Gaussian, with the mean and covariance of
 `GaussianPrior.posterior`. Reported per solver and operator, as means over the measurements:
 
     mean error  RMS over pixels of (mean of the draws - exact mean), over the RMS of the exact posterior std
@@ -36,7 +36,8 @@ SHAPE = (1, 16, 16)
 SIGMA_Y = 0.05
 CASES = {
     "ddrm": {},
-    "ddrm (100 steps)": {"steps": 100},
+    "ddrm (20 steps)": {"steps": 20},
+    "ddrm (200 steps)": {"steps": 200},
     "dps": {},
     "dps (zeta 0.3)": {"zeta": 0.3},
     "pnp_pgd": {},

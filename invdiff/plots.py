@@ -121,23 +121,24 @@ def gallery(rows: Sequence[tuple[str, Restoration]]) -> Figure:
     columns = 5 if all(result.truth is not None for _, result in rows) else 4
     figure = _figure(columns * 2.3 + 0.9, len(rows) * 2.35)
     grid = figure.subplots(len(rows), columns, squeeze=False)
-    for line, (title, result) in zip(grid, rows, strict=True):
+    for row, (title, result) in enumerate(rows):
+        line = grid[row]
         posterior = result.posterior
         mean = posterior.mean()
         pictures = [result.measurement, mean, posterior.draws[0]]
         heads = ["measurement", "restored (mean of draws)", "one draw"]
         for axes, picture, head in zip(line, pictures, heads, strict=False):
             _show(axes, picture)
-            if line is grid[0]:
+            if row == 0:
                 axes.set_title(head, fontsize=10)
         heat = _rms(posterior.std())
         shown = _show(line[3], heat, vmin=0.0, vmax=_top(heat))
-        if line is grid[0]:
+        if row == 0:
             line[3].set_title(f"std ({posterior.label})", fontsize=10)
         figure.colorbar(shown, ax=line[3], fraction=0.046, pad=0.02).ax.tick_params(labelsize=7)
         if columns == 5 and result.truth is not None:
             _show(line[4], result.truth)
-            if line is grid[0]:
+            if row == 0:
                 line[4].set_title("truth", fontsize=10)
         line[0].set_ylabel(title, fontsize=11)
         if "psnr" in result.metrics:

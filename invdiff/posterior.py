@@ -24,7 +24,7 @@ class Posterior:
         draws: (draws, [m,] *in_shape).
         record: what ran; kept beside the draws when saved.
         label: what the spread of the draws is: "uncalibrated spread" until somebody has checked it, "heuristic spread"
-            where the prior does not reach the noise levels that the sampler needs, "point estimate" where there is none.
+            where the prior does not reach the noise levels that the sampler needs, "point estimate" for none.
 
     >>> posterior = Posterior(torch.arange(19.0)[:, None], {})
     >>> posterior.mean().item(), [bound.item() for bound in posterior.interval(0.9)]

@@ -115,9 +115,8 @@ def sample(
                             x = x + start_sigma * random.normal(like)
                     else:
                         x = _initial(solver, chunk, counted, like, random)
-                    step = 0
-                    for x in solver.iterate(chunk, counted, x, random):  # type: ignore[arg-type]  # noqa: B007
-                        step += 1
+                    iterates = solver.iterate(chunk, counted, x, random)  # type: ignore[arg-type]
+                    for step, x in enumerate(iterates, start=1):
                         advance(step)
                         if on_step is not None:
                             on_step(step, x.detach().clone())

@@ -102,7 +102,9 @@ def test_poisson_prox_is_the_minimiser(name):
     def objective(x: Tensor) -> Tensor:
         ax = operator(x)
         count = y / gain
-        return (ax / gain - torch.special.xlogy(count, ax)).flatten(1).sum(1) + rho / 2 * (x - z).square().flatten(1).sum(1)
+        return (ax / gain - torch.special.xlogy(count, ax)).flatten(1).sum(1) + rho / 2 * (x - z).square().flatten(
+            1
+        ).sum(1)
 
     best = objective(found)
     generator = torch.Generator().manual_seed(2)
@@ -215,7 +217,10 @@ def test_float32_prox_stays_close_to_float64():
         (lambda: GaussianNoise(float("nan")), "sigma is nan: expected"),
         (lambda: GaussianNoise(torch.tensor([0.1, -1.0])), r"sigma holds -1\.0: expected"),
         (lambda: PoissonNoise(0.0), r"gain is 0\.0: expected"),
-        (lambda: Likelihood(torch.zeros(3, 3), Identity((1, 3, 3)), GaussianNoise(1)), r"y has shape \(3, 3\): expected"),
+        (
+            lambda: Likelihood(torch.zeros(3, 3), Identity((1, 3, 3)), GaussianNoise(1)),
+            r"y has shape \(3, 3\): expected",
+        ),
         (
             lambda: Likelihood(torch.full((1, 3, 3), torch.nan), Identity((1, 3, 3)), GaussianNoise(1)),
             "y holds 9 values that are not finite",

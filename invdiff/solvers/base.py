@@ -60,14 +60,14 @@ class PointSolver:
 
     Args:
         iterations: number of steps.
-        sigma_start: denoiser strength of the first step, image units.
+        sigma_start: denoiser strength of the first step, image units; at most the highest of the prior's range.
         sigma_end: denoiser strength of the last step; the noise level of the measurement where left out, and at least
             1/255. Equal to sigma_start it makes the method the textbook one, with one denoiser throughout.
         lam: weight of the prior.
     """
 
     iterations: int = 50
-    sigma_start: float = 0.2
+    sigma_start: float = 0.5
     sigma_end: float | None = None
     lam: float = 0.23
 
@@ -92,14 +92,16 @@ class PointSolver:
 
     def strengths(self, likelihood: Likelihood, denoiser: Prior, like: Tensor) -> list[Tensor]:
         """The denoiser strength of every step, (b,) as each measurement has its own noise, inside the prior's range."""
+        low, high = denoiser.sigma_range
+        # Cut before the levels are spaced: a denoiser of limited range gets a schedule, not a plateau at its limit.
+        start = min(self.sigma_start, high)
         if self.sigma_end is None:
-            end = noise_level(likelihood).clamp(1 / 255, max(self.sigma_start, 1 / 255))
+            end = noise_level(likelihood).clamp(min(1 / 255, start), start)
         else:
             end = torch.tensor([self.sigma_end], dtype=torch.float64)
-        low, high = denoiser.sigma_range
         # From 1 to 0; one step alone takes the last strength.
         share = torch.linspace(0, 1, self.iterations, dtype=torch.float64).flip(0)[:, None]
-        levels = (math.log(self.sigma_start) * share + end.log() * (1 - share)).exp().clamp(low, high)
+        levels = (math.log(start) * share + end.log() * (1 - share)).exp().clamp(low, high)
         return list(levels.to(like).expand(-1, like.shape[0]))
 
 

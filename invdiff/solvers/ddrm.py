@@ -14,15 +14,16 @@ from ..operators import Spectral
 from ..priors.base import Prior
 from ..random import MemberRandom
 from .base import CapabilityError, DiffusionSolver
+import itertools
 
 __all__ = ["DDRM"]
 
 
 @dataclass(frozen=True)
 class DDRM(DiffusionSolver):
-    """Diffusion in the singular coordinates of A, each coordinate taking the measurement's side once it is the less noisy.
+    """Diffusion in the singular coordinates of A, each drawn to its measurement while that is the less noisy.
 
-    With ybar = u^T y / s, the noise sigma_y / s of ybar, and x0 = D(x, sigma), a coordinate moves to the next level t by
+    With ybar = u^T y / s, the noise sigma_y / s of ybar, and x0 = D(x, sigma), a coordinate moves to the next level t:
 
         s = 0:             x0 + sqrt(1 - eta^2) t (x - x0) / sigma + eta t eps
         t < sigma_y / s:   x0 + sqrt(1 - eta^2) t (ybar - x0) s / sigma_y + eta t eps
@@ -40,7 +41,7 @@ class DDRM(DiffusionSolver):
         CapabilityError: if the operator has no SVD, or the noise is not Gaussian with one sigma per measurement.
     """
 
-    steps: int = 20
+    steps: int = 50
     eta: float = 0.85
     eta_b: float = 1.0
 
@@ -83,7 +84,7 @@ class DDRM(DiffusionSolver):
         levels = self.levels(denoiser)
         measured = _Measured(likelihood, x)
         keep = (1 - self.eta**2) ** 0.5
-        for sigma, t in zip(levels[:-1], levels[1:], strict=True):
+        for sigma, t in itertools.pairwise(levels):
             x0 = denoiser(x, sigma)
             eps = random.normal(x)
             free = x0 + keep * (t / sigma) * (x - x0) + self.eta * t * eps

@@ -14,6 +14,7 @@ from ..operators.linalg import norm
 from ..priors.base import Prior
 from ..random import MemberRandom
 from .base import CapabilityError, DiffusionSolver, require_positive
+import itertools
 
 __all__ = ["DPS"]
 
@@ -65,7 +66,7 @@ class DPS(DiffusionSolver):
         self, likelihood: Likelihood | None, denoiser: Prior, x: Tensor, random: MemberRandom
     ) -> Iterator[Tensor]:
         levels = self.levels(denoiser)
-        for sigma, t in zip(levels[:-1], levels[1:], strict=True):
+        for sigma, t in itertools.pairwise(levels):
             if likelihood is None:
                 x0, slope = denoiser(x, sigma), None
             else:

@@ -130,9 +130,13 @@ def test_sigma_zero_is_legal_or_refused_in_a_sentence(name, sigma):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_kind_of_problem_runs_or_is_refused_in_a_sentence(name):
     problems = {
-        "no svd": Likelihood(torch.rand(SHAPE), Blur(gaussian_psf(1.0, 3), SHAPE, boundary="reflect"), GaussianNoise(0.1)),
+        "no svd": Likelihood(
+            torch.rand(SHAPE), Blur(gaussian_psf(1.0, 3), SHAPE, boundary="reflect"), GaussianNoise(0.1)
+        ),
         "poisson": Likelihood(torch.full(SHAPE, 0.5), Identity(SHAPE), PoissonNoise(0.1)),
-        "nonlinear": Likelihood(torch.rand(SHAPE), from_function(lambda x: x**2, SHAPE, linear=False), GaussianNoise(0.1)),
+        "nonlinear": Likelihood(
+            torch.rand(SHAPE), from_function(lambda x: x**2, SHAPE, linear=False), GaussianNoise(0.1)
+        ),
         "per pixel": Likelihood(torch.rand(SHAPE), Identity(SHAPE), GaussianNoise(torch.full(SHAPE, 0.1))),
     }
     outcomes = {}
@@ -203,7 +207,9 @@ def test_the_record_says_what_ran(name):
 def test_a_wrong_channel_count_is_refused():
     gray = FunctionPrior(lambda x, sigma: x, name="gray only", channels=1)
     problem = Likelihood(torch.zeros(1, 8, 8), Grayscale((3, 8, 8)), GaussianNoise(0.1))
-    with pytest.raises(solvers.CapabilityError, match=r"gray only serves images of 1 channels.*match_channels\(prior, 3\)"):
+    with pytest.raises(
+        solvers.CapabilityError, match=r"gray only serves images of 1 channels.*match_channels\(prior, 3\)"
+    ):
         sample(solvers.PnPHQS(), problem, gray)
 
 

@@ -14,6 +14,7 @@ from invdiff.operators import Blur, Downsample, Grayscale, Identity, Mask, Matri
 from invdiff.priors import GaussianPrior
 from invdiff.random import MemberRandom
 from invdiff.solvers import DDRM, CapabilityError
+import itertools
 
 SHAPE = (3, 8, 8)
 
@@ -51,7 +52,7 @@ def official_ddrm(
     centre = torch.full_like(x, 0.5).flatten(1) @ vh.T
     informed = seen & (noise < levels[0])
     z = torch.where(informed, ybar + (levels[0] ** 2 - noise**2).clamp_min(0).sqrt() * z, centre + levels[0] * z)
-    for sigma, t in zip(levels[:-1], levels[1:], strict=True):
+    for sigma, t in itertools.pairwise(levels):
         x0 = prior((z @ vh).reshape(shape), sigma).flatten(1) @ vh.T
         eps = random.normal(x).flatten(1) @ vh.T
         keep = math.sqrt(1 - solver.eta**2)

@@ -12,6 +12,7 @@ from invdiff.operators import Downsample, Mask
 from invdiff.priors import GaussianPrior
 from invdiff.random import MemberRandom
 from invdiff.solvers import DPS
+import itertools
 
 SHAPE = (1, 8, 8)
 
@@ -20,7 +21,7 @@ def variance_preserving_dps(likelihood, prior, levels, zeta: float, x_vp: Tensor
     """Chung et al. 2023, algorithm 1, written in its own coordinates: alpha-bar and images in [-1, 1]."""
     alpha_bars = [1 / (1 + (2 * s) ** 2) for s in levels]
     y = 2 * likelihood.batched_y - 1
-    for alpha_bar, following in zip(alpha_bars[:-1], alpha_bars[1:], strict=True):
+    for alpha_bar, following in itertools.pairwise(alpha_bars):
         x_vp = x_vp.detach().requires_grad_(True)
         sigma = ((1 - alpha_bar) / alpha_bar) ** 0.5 / 2
         x0 = 2 * prior((x_vp / alpha_bar**0.5 + 1) / 2, sigma) - 1

@@ -11,7 +11,7 @@ from torch import Tensor
 from invdiff import Likelihood, sample, solvers
 from invdiff.noise import GaussianNoise
 from invdiff.operators import Blur, Mask, gaussian_psf
-from invdiff.priors import GaussianPrior
+from invdiff.priors import FunctionPrior, GaussianPrior
 
 SHAPE = (1, 6, 6)
 SIGMA, SIGMA_Y = 0.15, 0.1
@@ -58,8 +58,8 @@ def test_pgd_and_admm_share_their_fixed_point(name, operator):
     """x = D(x - gamma A^T (A x - y) / sigma_y^2), gamma the step or 1 / rho."""
     likelihood, prior, a, w, b = pieces(operator)
     solver = solvers.load(name.split()[0], **settings(name.split()[0]))
-    if "plain" in name:
-        solver = dataclasses.replace(solver, accelerate=False)
+    if name == "pnp_pgd":
+        solver = dataclasses.replace(solver, accelerate=True)
     if name == "pnp_admm":
         gamma = SIGMA**2 / solver.lam
     else:
@@ -98,9 +98,15 @@ def test_strengths_fall_from_start_to_the_noise_of_each_measurement():
     operator = operators()[0]
     sigma = torch.tensor([0.02, 0.1, 0.0]).reshape(3, 1, 1, 1)
     likelihood = Likelihood(torch.zeros(3, *SHAPE), operator, GaussianNoise(sigma))
-    levels = torch.stack(solvers.PnPHQS(iterations=5).strengths(likelihood, GaussianPrior.power_law(SHAPE), torch.zeros(3, 1)))
-    torch.testing.assert_close(levels[0], torch.full((3,), 49 / 255))
+    levels = torch.stack(
+        solvers.PnPHQS(iterations=5).strengths(likelihood, GaussianPrior.power_law(SHAPE), torch.zeros(3, 1))
+    )
+    torch.testing.assert_close(levels[0], torch.full((3,), 0.5))
     torch.testing.assert_close(levels[-1], torch.tensor([0.02, 0.1, 1 / 255]))
     torch.testing.assert_close(levels[1] / levels[0], levels[2] / levels[1])
+    limited = FunctionPrior(lambda x, sigma: x, sigma_range=(0.0, 0.2))
+    cut = torch.stack(solvers.PnPHQS(iterations=5).strengths(likelihood, limited, torch.zeros(3, 1)))
+    torch.testing.assert_close(cut[0], torch.full((3,), 0.2))
+    assert bool((cut[1] < cut[0]).all())
     alone = solvers.PnPHQS(iterations=1).strengths(likelihood, GaussianPrior.power_law(SHAPE), torch.zeros(3, 1))
     torch.testing.assert_close(alone[0], torch.tensor([0.02, 0.1, 1 / 255]))
