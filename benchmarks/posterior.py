@@ -69,8 +69,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, directions: int = 200, seed: int = 
     axes = torch.randn(a.shape[1], directions, generator=generator, dtype=torch.float64)
     axes = axes / axes.norm(dim=0)
     difference = (a @ axes).sort(0).values - (b @ axes).sort(0).values
-    # The mean over directions of a d-dimensional unit vector's square is 1 / d: sqrt(d) brings back pixel units.
-    return float(difference.square().mean().sqrt()) * math.sqrt(a.shape[1])
+    return float(difference.square().mean().sqrt())
 
 
 def verdict(posterior: Posterior, exact: GaussianMixture, reference: Tensor) -> dict[str, float]:
@@ -80,7 +79,7 @@ def verdict(posterior: Posterior, exact: GaussianMixture, reference: Tensor) -> 
     if posterior.point:
         return row | {"std_ratio": math.nan, "sw2": math.nan, "coverage": math.nan}
     row["std_ratio"] = float(posterior.std().double().square().mean().sqrt()) / scale
-    row["sw2"] = sliced_wasserstein(posterior.draws, reference) / scale / math.sqrt(exact.mean.numel())
+    row["sw2"] = sliced_wasserstein(posterior.draws, reference) / scale
     low, high = (bound.double() for bound in posterior.interval(0.9))
     upper = torch.special.ndtr((high - exact.mean) / exact.std)
     row["coverage"] = float((upper - torch.special.ndtr((low - exact.mean) / exact.std)).mean())

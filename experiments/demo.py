@@ -42,7 +42,7 @@ def linear(result: Restoration) -> Tensor:
     return likelihood.prox(flat, 16.0)[0].clamp(0, 1)
 
 
-def run(out: Path, draws: int) -> None:
+def run(out: Path, draws: int, overwrite: bool) -> None:
     console = Console(width=100)
     image = photograph()
     table = Table(title=f"A 256x256 photograph with noise sigma {SIGMA} (white is 1); PSNR in dB")
@@ -51,7 +51,7 @@ def run(out: Path, draws: int) -> None:
         table.add_column(head, justify="left" if head == "task" else "right", no_wrap=True)
     rows: list[tuple[str, Restoration]] = []
     summary: dict[str, Any] = {}
-    with output_folder(out, overwrite=True) as folder:
+    with output_folder(out, overwrite=overwrite) as folder:
         for task, (operator, options, steps) in TASKS.items():
             common: dict[str, Any] = {"sigma": SIGMA, "simulate": True, "operator_options": options}
             tv = restore(image, operator, prior="tv", solver="pnp_admm", **common)
@@ -98,7 +98,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("demo_out"))
     parser.add_argument("--draws", type=int, default=16)
     settings = parser.parse_args()
-    run(settings.out, settings.draws)
+    # The default folder is ours to write again; another one is not.
+    run(settings.out, settings.draws, overwrite=settings.out == Path("demo_out"))
 
 
 if __name__ == "__main__":

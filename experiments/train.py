@@ -114,7 +114,7 @@ def train(cfg: DictConfig) -> None:
         numbers = np.random.default_rng([cfg.seed, step])
         generator = torch.Generator().manual_seed(int(numbers.integers(2**62)))
         x0 = crops.batch(cfg.batch, numbers)
-        sigma = draw_sigma(cfg.batch, *cfg.sigma_range, generator)
+        sigma = draw_sigma(cfg.batch, cfg.sigma_range[0], cfg.sigma_range[1], generator)
         noise = torch.randn(x0.shape, generator=generator)
         x0, sigma, noise = (t.to(cfg.device) for t in (x0, sigma, noise))
         s = sigma[:, None, None, None]
@@ -150,10 +150,12 @@ def train(cfg: DictConfig) -> None:
             state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": done}
             save_atomically(state, checkpoint)
             running, clock = 0.0, time.monotonic()
+    sources = sorted({p.name.split("__")[0] for p in Path(cfg.data).iterdir() if p.suffix.lower() in SUFFIXES})
     card = {
+        "sources": sources,
         "sigma_data": cfg.sigma_data,
         "sigma_range": list(cfg.sigma_range),
-        "config": OmegaConf.to_container(cfg) | {"data": "train_natural"},  # type: ignore[operator]
+        "config": OmegaConf.to_container(cfg) | {"data": Path(cfg.data).name},  # type: ignore[operator]
         "images": len(crops.images),
     }
     save_prior(out / "natural.safetensors", average, net.config, card)

@@ -46,6 +46,12 @@ class Likelihood:
         shape, expected = tuple(self.y.shape), tuple(self.operator.out_shape)
         if shape != expected and shape[1:] != expected:
             raise ValueError(f"y has shape {shape}: expected {expected}, the operator's output, or (m, *{expected}).")
+        if self.measurements == 0:
+            raise ValueError("y holds no measurement: its first axis has length 0.")
+        if isinstance(self.noise, PoissonNoise) and bool((self.y < 0).any()):
+            raise ValueError(
+                f"y holds {float(self.y.min()):.3g}: expected Poisson counts times the gain, which are not negative."
+            )
         if not bool(torch.isfinite(self.y).all()):
             count = int((~torch.isfinite(self.y)).sum())
             raise ValueError(f"y holds {count} values that are not finite: mark missing pixels with a Mask instead.")
@@ -74,17 +80,17 @@ class Likelihood:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(y | x) of each member of x, (b,): one measurement for all of them, or one for each."""
-        z = self._forward(x)
+        z = self.operator(x)
         return self.noise.log_prob(self._y(x).expand_as(z), z)
 
     def grad(self, x: Tensor) -> Tensor:
         """The gradient of log p(y | x) with respect to x, J(x)^T d log p(y | z) / dz at z = A x."""
-        z = self._forward(x)
+        z = self.operator(x)
         return self.operator.vjp(x, self.noise.score(self._y(x).expand_as(z), z))
 
     def residual(self, x: Tensor) -> Tensor:
         """y - A x, (b, *out_shape)."""
-        return self._y(x) - self._forward(x)
+        return self._y(x) - self.operator(x)
 
     def prox(self, z: Tensor, rho: float | Tensor) -> Tensor:
         """argmin over x of -log p(y | x) + rho / 2 |x - z|^2.
@@ -103,7 +109,7 @@ class Likelihood:
         if not isinstance(self.operator, LinearOperator):
             raise ValueError(
                 f"prox needs a linear operator; {type(self.operator).__name__} is not one. "
-                "Use a solver that takes gradients (PnPPGD, REDGD, DPS)."
+                "Use DPS, which takes gradients alone."
             )
         weight = torch.as_tensor(rho, dtype=z.dtype, device=z.device)
         if not bool((weight > 0).all()) or not bool(torch.isfinite(weight).all()):
@@ -140,21 +146,25 @@ class Likelihood:
             )
         return y if y.dtype == x.dtype and y.device == x.device else y.to(x)
 
-    def _forward(self, x: Tensor) -> Tensor:
-        return self.operator(x)
-
     def _spectral_prox(self, operator: Spectral, z: Tensor, rho: Tensor, sigma: Tensor) -> Tensor:
         damping = (rho.flatten() * sigma.flatten() ** 2).expand(z.shape[0])
         return z + operator.damped_pinv(self.residual(z), damping)
 
     def _iterative_prox(self, operator: LinearOperator, z: Tensor, rho: Tensor, sigma: Tensor) -> Tensor:
-        if bool((sigma == 0).all()):
-            return z + operator.pinv(self.residual(z))
-        if bool((sigma == 0).any()):
+        zero = (sigma == 0).flatten(1)
+        exact = zero.all(1)
+        if bool((zero.any(1) & ~exact).any()):
             raise ValueError(
-                "sigma is 0 for some pixels and positive for others, where prox has no whitened form: "
+                "sigma is 0 for some pixels of a measurement and positive for others, where prox has no whitened form: "
                 "give the exact pixels a small sigma."
             )
+        if bool(exact.any()):
+            projected = z + operator.pinv(self.residual(z))
+            if bool(exact.all()):
+                return projected
+            chosen = exact.reshape((-1,) + (1,) * (z.ndim - 1))
+            noisy = torch.where(exact.reshape((-1,) + (1,) * (sigma.ndim - 1)), 1.0, sigma)
+            return torch.where(chosen, projected, self._iterative_prox(operator, z, rho, noisy))
         weight = sigma**-2
         # Solved for the step x - z, in units where the largest weight is 1, so that float32 keeps its digits.
         scale = weight.flatten(1).max(1).values.reshape((-1,) + (1,) * (z.ndim - 1))

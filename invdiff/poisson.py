@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -25,12 +27,8 @@ def newton_prox(operator: LinearOperator, y: Tensor, gain: float, z: Tensor, rho
         rho: (1 or b, 1, ..., 1).
 
     Raises:
-        ValueError: if y is negative, or no image was found for which A x is positive where photons were counted.
+        ValueError: if no image was found for which A x is positive where photons were counted.
     """
-    if bool((y < 0).any()):
-        raise ValueError(
-            f"y holds {float(y.min()):.3g}: expected Poisson counts times the gain, which are not negative."
-        )
     count = (y / gain).expand(z.shape[0], *y.shape[1:])
     counted = count > 0
 
@@ -71,25 +69,35 @@ def newton_prox(operator: LinearOperator, y: Tensor, gain: float, z: Tensor, rho
             if not bool(rejected.any()):
                 break
             step = torch.where(rejected, step / 2, step)
-        x, ax, value = trial, trial_ax, trial_value
+        moving = moving & ~rejected
+        keep = rejected.reshape((-1,) + (1,) * (x.ndim - 1))
+        x = torch.where(keep, x, trial)
+        ax = torch.where(rejected.reshape((-1,) + (1,) * (ax.ndim - 1)), ax, trial_ax)
+        value = torch.where(rejected, value, trial_value)
         size = newton.flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1).clamp_min(1e-12)
         moving = moving & (size > tolerance)
         if not bool(moving.any()):
-            break
+            return x
+    warnings.warn("The Poisson prox stopped after 60 Newton steps: use a larger rho or gain.", stacklevel=4)
     return x
 
 
 def _positive_start(operator: LinearOperator, z: Tensor, counted: Tensor) -> Tensor:
     """z, lifted by as much as it takes for A x to be positive where photons were counted."""
-    for floor in (None, 0.02, 0.1, 0.5):
-        x = z if floor is None else z.clamp_min(floor)
-        ax = operator.forward(x)
-        if bool((~counted | (ax > 1e-4)).all()):
-            return x.clone()
-    x = torch.full_like(z, 0.5)
-    if bool((~counted | (operator.forward(x) > 0)).all()):
-        return x
-    raise ValueError(
-        "A x is not positive where photons were counted, even for a constant image: Poisson noise needs an operator "
-        "with rows that sum to a positive number."
-    )
+
+    def valid(x: Tensor, least: float) -> Tensor:
+        return (~counted | (operator.forward(x) > least)).flatten(1).all(1)
+
+    x, found = z.clone(), valid(z, 1e-4)
+    for trial in (z.clamp_min(0.02), z.clamp_min(0.1), z.clamp_min(0.5), torch.full_like(z, 0.5)):
+        if bool(found.all()):
+            return x
+        better = ~found & valid(trial, 1e-4)
+        x = torch.where(better.reshape((-1,) + (1,) * (x.ndim - 1)), trial, x)
+        found = found | better
+    if not bool(found.all()):
+        raise ValueError(
+            "A x is not positive where photons were counted, even for a constant image: Poisson noise needs an "
+            "operator with rows that sum to a positive number."
+        )
+    return x

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import sys
 import time
 import warnings
@@ -68,8 +69,9 @@ def sample(
         raise TypeError(f"solver is {type(solver).__name__}: expected an object with `iterate`, such as DDRM().")
     if likelihood is not None and not isinstance(likelihood, Likelihood):
         raise TypeError(f"likelihood is {type(likelihood).__name__}: expected Likelihood(y, operator, noise) or None.")
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+    if isinstance(draws, bool) or not isinstance(draws, numbers.Integral) or draws < 1:
         raise ValueError(f"draws is {draws!r}: expected a whole number from 1 on.")
+    draws = int(draws)
     if not solver.stochastic and draws != 1:
         raise ValueError(
             f"{type(solver).__name__} gives one point estimate: ask for draws=1, not {draws}, or use DDRM or DPS."
@@ -98,7 +100,7 @@ def sample(
     counted = _Counted(prior)
     clock = time.monotonic()
     finished: list[Tensor] = []
-    interrupted = False
+    interrupted, calls = False, 0
     total = draws * count
     with _progress(solver, total, size, progress) as advance:
         try:
@@ -121,9 +123,10 @@ def sample(
                         if on_step is not None:
                             on_step(step, x.detach().clone())
                 finished.append(x.detach())
+                calls = counted.calls
                 _refuse_nonfinite(x, members[: total - first], solver)
         except KeyboardInterrupt:
-            whole = len(finished) * size // count
+            whole = min(len(finished) * size // count, draws)
             if whole == 0:
                 raise
             warnings.warn(f"Interrupted: {whole} of {draws} draws are finished and kept.", stacklevel=2)
@@ -142,7 +145,7 @@ def sample(
         "micro_batch": size,
         "in_shape": list(shape),
         "dtype": str(dtype).removeprefix("torch."),
-        "nfe": counted.calls // max(len(finished), 1),
+        "nfe": calls // len(finished),
         "seconds": round(time.monotonic() - clock, 3),
         "interrupted": interrupted,
         "environment": environment(where),
@@ -161,7 +164,7 @@ def default_micro_batch(in_shape: Sequence[int]) -> int:
 
 
 class _Counted(Prior):
-    """A prior that counts its calls and holds them to one shape."""
+    """A prior that counts its calls."""
 
     def __init__(self, prior: Prior) -> None:
         self.prior, self.calls = prior, 0

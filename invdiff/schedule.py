@@ -48,12 +48,10 @@ def noise_levels(schedule: str, steps: int, sigma_min: float, sigma_max: float) 
     """`steps` noise levels from sigma_max to sigma_min, then 0.
 
     Raises:
-        ValueError: for an unknown schedule, fewer than 2 steps, or limits that are not 0 < sigma_min < sigma_max.
+        ValueError: for an unknown schedule or limits that are not 0 < sigma_min < sigma_max.
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule is {schedule!r}: expected one of {', '.join(SCHEDULES)}.")
-    if steps < 2:
-        raise ValueError(f"steps is {steps}: expected at least 2.")
     if not 0 < sigma_min < sigma_max < math.inf:
         raise ValueError(f"sigma_min is {sigma_min} and sigma_max {sigma_max}: expected 0 < sigma_min < sigma_max.")
     return [*SCHEDULES[schedule](steps, sigma_min, sigma_max).tolist(), 0.0]

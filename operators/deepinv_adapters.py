@@ -218,10 +218,10 @@ class DeepinvSpectral(DeepinvLinear, Spectral):
     def singular_as(self, like: Tensor) -> Tensor:
         return self.singular.to(like.device, like.dtype.to_real())
 
-    def _inverse_weight(self, like: Tensor, rcond: float | None = None) -> Tensor:
+    def inverse_singular(self, like: Tensor, rcond: float | None = None) -> Tensor:
         # Not kept between calls, as the user's physics may get another mask.
         self._cache.clear()
-        return super()._inverse_weight(like, rcond)
+        return super().inverse_singular(like, rcond)
 
     def vt(self, x: Tensor) -> Tensor:
         return self._call("V_adjoint", x)

@@ -103,7 +103,7 @@ class CircularConvolution(Spectral):
         return self._filter(y, self._constant("half", y).conj())
 
     def pinv(self, y: Tensor, rcond: float | None = None) -> Tensor:
-        return self._back(y, self._inverse_weight(y, rcond))
+        return self._back(y, self.inverse_singular(y, rcond))
 
     def damped_pinv(self, y: Tensor, damping: float | Tensor) -> Tensor:
         return self._back(y, self._damped_weight(y, damping))

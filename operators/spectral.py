@@ -73,7 +73,7 @@ class Spectral(LinearOperator):
                 y's dtype when absent.
         """
         coordinates = self.ut(y)
-        return self.v(self._inverse_weight(coordinates, rcond) * coordinates)
+        return self.v(self.inverse_singular(coordinates, rcond) * coordinates)
 
     def damped_pinv(self, y: Tensor, damping: float | Tensor) -> Tensor:
         """V diag(s / (s^2 + d)) U^H y = argmin_x |A x - y|^2 + d |x|^2; d = 0 gives pinv.
@@ -88,14 +88,20 @@ class Spectral(LinearOperator):
         coordinates = self.ut(y)
         return self.v(self._damped_weight(coordinates, damping) * coordinates)
 
-    def _inverse_weight(self, like: Tensor, rcond: float | None = None) -> Tensor:
+    def largest(self, like: Tensor) -> Tensor:
+        """The largest singular value of each member, (1 or m, 1, ..., 1), to go with coordinates like, (b, ...)."""
+        singular = self.singular.to(like.device)
+        members = self.batch is not None and singular.ndim == like.ndim
+        top = singular.flatten(1).amax(1) if members else singular.max()
+        return top.reshape(-1, *[1] * (like.ndim - 1))
+
+    def inverse_singular(self, like: Tensor, rcond: float | None = None) -> Tensor:
+        """1 / s to go with coordinates like, (b, ...), and 0 where s counts as zero (see `pinv`)."""
         relative = 10 * torch.finfo(like.dtype).eps if rcond is None else rcond
 
         def build() -> Tensor:
-            singular = self.singular
-            members = self.batch is not None and singular.ndim == like.ndim
-            largest = singular.flatten(1).amax(1).reshape(-1, *[1] * (singular.ndim - 1)) if members else singular.max()
-            kept = singular > relative * largest
+            singular = self.singular.to(like.device)
+            kept = singular > relative * self.largest(like)
             weight = torch.where(kept, 1 / torch.where(kept, singular, 1.0), 0.0)
             return weight.to(like.device, like.dtype.to_real())
 
@@ -108,10 +114,10 @@ class Spectral(LinearOperator):
                     f"damped_pinv got damping {damping}, expected a finite number >= 0: pass rho sigma**2."
                 )
             if damping == 0:
-                return self._inverse_weight(like)
+                return self.inverse_singular(like)
         singular = self.singular_as(like)
         d = torch.as_tensor(damping, device=like.device, dtype=like.dtype.to_real())
         d = d.reshape(-1, *[1] * (like.ndim - 1)) if d.ndim == 1 else d
         total = singular**2 + d
         damped = singular / torch.where(total > 0, total, 1.0)
-        return torch.where(d > 0, damped, self._inverse_weight(like)) if isinstance(damping, Tensor) else damped
+        return torch.where(d > 0, damped, self.inverse_singular(like)) if isinstance(damping, Tensor) else damped

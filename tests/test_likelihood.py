@@ -124,10 +124,38 @@ def test_poisson_prox_with_no_photons_at_all():
     torch.testing.assert_close(found, z - 1 / (0.1 * 100))
 
 
+def test_exact_and_noisy_measurements_of_one_operator():
+    operator = operators()["reflect blur"]
+    y, z = problem(operator)
+    sigma = torch.tensor([0.0, 0.1, 0.0], dtype=torch.float64).reshape(3, 1, 1, 1)
+    joint = Likelihood(y, operator, GaussianNoise(sigma)).prox(z, 5.0)
+    for j, level in enumerate((0.0, 0.1, 0.0)):
+        alone = Likelihood(y[j], operator, GaussianNoise(level)).prox(z[j : j + 1], 5.0)
+        torch.testing.assert_close(joint[j], alone[0], atol=1e-9, rtol=0)
+    mixed = torch.full(operator.out_shape, 0.1)
+    mixed[0, 0, 0] = 0
+    with pytest.raises(ValueError, match="sigma is 0 for some pixels of a measurement"):
+        Likelihood(y, operator, GaussianNoise(mixed)).prox(z, 5.0)
+
+
+def test_poisson_members_do_not_see_each_other():
+    operator = operators()["reflect blur"]
+    _, z = problem(operator)
+    z[1] = -1.0
+    y = torch.full((3, *operator.out_shape), 0.4, dtype=torch.float64)
+    likelihood = Likelihood(y, operator, PoissonNoise(0.05))
+    together = likelihood.prox(z, 20.0)
+    for j in range(3):
+        alone = likelihood.take(torch.tensor([j])).prox(z[j : j + 1], 20.0)
+        torch.testing.assert_close(alone[0], together[j], atol=1e-12, rtol=0)
+
+
 def test_poisson_refuses_negative_counts_and_rows_that_cancel():
     y = torch.full((1, 3, 3), -0.5)
     with pytest.raises(ValueError, match=r"y holds -0\.5: expected Poisson counts"):
-        Likelihood(y, Identity((1, 3, 3)), PoissonNoise(0.1)).prox(torch.ones(1, 1, 3, 3), 1.0)
+        Likelihood(y, Identity((1, 3, 3)), PoissonNoise(0.1))
+    with pytest.raises(ValueError, match="y holds no measurement"):
+        Likelihood(torch.zeros(0, 1, 3, 3), Identity((1, 3, 3)), GaussianNoise(0.1))
     differences = Matrix(torch.tensor([[1.0, -1.0]]))
     with pytest.raises(ValueError, match="rows that sum to a positive number"):
         Likelihood(torch.ones(1), differences, PoissonNoise(0.1)).prox(torch.ones(1, 2), 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import ClassVar, Protocol, runtime_checkable
@@ -46,11 +47,24 @@ def column(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *(1,) * (like.ndim - 1))
 
 
-def require_positive(solver: object, *names: str) -> None:
-    """Refuse settings that are not finite and positive."""
+def require_count(solver: object, *names: str, least: int = 1) -> None:
+    """Refuse settings that are not whole numbers from `least` on."""
     for name in names:
         value = getattr(solver, name)
-        if value is not None and (not math.isfinite(value) or value <= 0):
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+            kind = type(solver).__name__
+            raise ValueError(f"{name} of {kind} is {value!r}: expected a whole number from {least} on.")
+
+
+def require_positive(solver: object, *names: str) -> None:
+    """Refuse settings that are not finite and positive; None stands for left out."""
+    for name in names:
+        value = getattr(solver, name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise ValueError(f"{name} of {type(solver).__name__} is {value!r}: expected a number.")
+        if not math.isfinite(value) or value <= 0:
             raise ValueError(f"{name} of {type(solver).__name__} is {value}: expected a finite number above 0.")
 
 
@@ -74,21 +88,21 @@ class PointSolver:
     stochastic: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise ValueError(f"iterations of {type(self).__name__} is {self.iterations}: expected at least 1.")
-        require_positive(self, *(f.name for f in fields(self) if f.name not in ("iterations", "accelerate")))
+        counts = [f.name for f in fields(self) if f.type == "int"]
+        require_count(self, *counts)
+        require_positive(self, *(f.name for f in fields(self) if f.type in ("float", "float | None")))
 
     def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
         """Refuse what this solver cannot do, in a sentence."""
         if likelihood is None:
             raise CapabilityError(f"{type(self).__name__} needs a likelihood: to draw from the prior alone use DPS.")
+        if not isinstance(likelihood.operator, LinearOperator):
+            kind = type(likelihood.operator).__name__
+            raise CapabilityError(f"{type(self).__name__} needs a linear operator; {kind} is not one. Use DPS.")
 
     def start(self, likelihood: Likelihood, denoiser: Prior, like: Tensor, random: MemberRandom) -> Tensor:
         """The regularised inverse of y: what the measurement says with independent pixels as the prior."""
-        flat = torch.full_like(like, 0.5)
-        if not isinstance(likelihood.operator, LinearOperator):
-            return flat
-        return likelihood.prox(flat, PIXEL_STD**-2)
+        return likelihood.prox(torch.full_like(like, 0.5), PIXEL_STD**-2)
 
     def strengths(self, likelihood: Likelihood, denoiser: Prior, like: Tensor) -> list[Tensor]:
         """The denoiser strength of every step, (b,) as each measurement has its own noise, inside the prior's range."""
@@ -115,27 +129,32 @@ def noise_level(likelihood: Likelihood) -> Tensor:
 
 
 def lipschitz(likelihood: Likelihood) -> Tensor:
-    """An upper bound of the curvature of -log p(y | x) per member, |A|^2 / min sigma^2, (1 or m,).
+    """The curvature |A|^2 / min sigma^2 of -log p(y | x) per measurement, (1 or m,).
+
+    |A| is exact where there is an SVD; elsewhere a power iteration bounds it from below and 1 % is added.
 
     Raises:
-        CapabilityError: where there is none to be had.
+        CapabilityError: for Poisson noise or sigma = 0, where there is no bound.
     """
     operator, noise = likelihood.operator, likelihood.noise
-    if not isinstance(operator, LinearOperator) or not isinstance(noise, GaussianNoise):
+    if not isinstance(noise, GaussianNoise):
         raise CapabilityError(
-            "A gradient step needs a linear operator and Gaussian noise to know its length: "
-            f"got {type(operator).__name__} and {type(noise).__name__}. Use PnPADMM, PnPHQS or REDFP."
+            f"A gradient step needs Gaussian noise to know its length; this is {type(noise).__name__}. "
+            "Use PnPADMM, PnPHQS, REDFP or REDADMM."
         )
-    sigma = noise.like(likelihood.batched_y).flatten(1).min(1).values
+    y = likelihood.batched_y
+    sigma = noise.like(y).flatten(1).min(1).values
     if bool((sigma == 0).any()):
         raise CapabilityError(
-            "sigma_y is 0, where a gradient step has no length: use PnPADMM, PnPHQS or REDFP, which project."
+            "sigma_y is 0, where a gradient step has no length: use PnPADMM, PnPHQS, REDFP or REDADMM, which project."
         )
+    assert isinstance(operator, LinearOperator)
     if isinstance(operator, Spectral):
-        largest = torch.as_tensor(operator.singular.max()).to(sigma)
+        norm = operator.largest(operator.ut(y)).flatten()
     else:
-        largest = torch.as_tensor(spectral_norm(operator)).to(sigma) * 1.01
-    return (largest / sigma) ** 2
+        members = range(operator.batch or 1)
+        norm = 1.01 * torch.tensor([spectral_norm(operator.take(torch.tensor([j]))) for j in members])
+    return (norm.to(sigma) / sigma) ** 2
 
 
 @dataclass(frozen=True)
@@ -159,6 +178,7 @@ class DiffusionSolver:
     full_range: ClassVar[float] = 10.0
 
     def __post_init__(self) -> None:
+        require_count(self, "steps", least=2)
         require_positive(self, "sigma_min", "sigma_max")
         noise_levels(self.schedule, self.steps, self.sigma_min, self.sigma_max or 40.0)
 
@@ -170,10 +190,15 @@ class DiffusionSolver:
                 f"{name} needs a prior for noise levels down to {self.sigma_min:g}; {denoiser.name} serves "
                 f"{low:.3g} to {high:.3g}. Use PnPPGD, PnPADMM or REDGD with sigma_start = sigma_end in its range."
             )
+        if low >= high:
+            raise CapabilityError(
+                f"{name} needs a prior for a range of noise levels; {denoiser.name} serves {low:.3g} only. "
+                "Use PnPPGD, PnPADMM or REDGD."
+            )
         if self.sigma_max is not None and self.sigma_max > high:
             raise CapabilityError(
-                f"sigma_max of {name} is {self.sigma_max:g}; {denoiser.name} serves at most {high:.3g}. "
-                "Leave sigma_max out to start at the prior's own maximum."
+                f"{name} is to start at sigma {self.sigma_max:g}; {denoiser.name} serves at most {high:.3g}. "
+                "Start there or lower, or leave sigma_max out."
             )
         if likelihood is None and self.heuristic(denoiser):
             raise CapabilityError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,11 +11,10 @@ from torch import Tensor
 
 from ..likelihood import Likelihood
 from ..noise import GaussianNoise
-from ..operators import Spectral
+from ..operators import LinearOperator, Spectral
 from ..priors.base import Prior
 from ..random import MemberRandom
 from .base import CapabilityError, DiffusionSolver
-import itertools
 
 __all__ = ["DDRM"]
 
@@ -48,8 +48,9 @@ class DDRM(DiffusionSolver):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("eta", "eta_b"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} of DDRM is {getattr(self, name)}: expected a number from 0 to 1.")
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise ValueError(f"{name} of DDRM is {value!r}: expected a number from 0 to 1.")
 
     def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
         """Refuse what this solver cannot do, in a sentence."""
@@ -59,13 +60,15 @@ class DDRM(DiffusionSolver):
         if not isinstance(likelihood.operator, Spectral):
             raise CapabilityError(
                 f"DDRM needs an operator with an SVD; {type(likelihood.operator).__name__} has none. "
-                "Use DPS, PnPADMM or PnPHQS."
+                f"{'Use DPS, PnPADMM or PnPHQS' if isinstance(likelihood.operator, LinearOperator) else 'Use DPS'}."
             )
         noise = likelihood.noise
         if not isinstance(noise, GaussianNoise) or noise.member_sigma(likelihood.batched_y) is None:
-            kind = "a sigma per pixel" if isinstance(noise, GaussianNoise) else type(noise).__name__
+            gaussian = isinstance(noise, GaussianNoise)
             raise CapabilityError(
-                f"DDRM needs GaussianNoise with one sigma per measurement; this one has {kind}. Use DPS or PnPADMM."
+                "DDRM needs GaussianNoise with one sigma per measurement; this one has "
+                f"{'a sigma per pixel' if gaussian else type(noise).__name__}. "
+                f"Use {'DPS or PnPADMM' if gaussian else 'PnPADMM or REDFP'}."
             )
 
     def start(self, likelihood: Likelihood | None, denoiser: Prior, like: Tensor, random: MemberRandom) -> Tensor:
@@ -101,13 +104,11 @@ class _Measured:
         self.operator = likelihood.operator
         y = likelihood.batched_y.to(like)
         coordinates = self.operator.ut(y)
-        s = self.operator.singular.to(like)
-        seen = s > torch.finfo(like.dtype).eps * s.max() * max(*self.operator.in_shape, *self.operator.out_shape)
+        inverse = self.operator.inverse_singular(coordinates)
         sigma = likelihood.noise.like(y).reshape(-1, *(1,) * (coordinates.ndim - 1))
-        safe = torch.where(seen, s, 1.0)
-        self.ybar = torch.where(seen, coordinates / safe, torch.zeros_like(coordinates))
-        self.noise = torch.where(seen, sigma / safe, torch.inf)
-        self.seen = seen
+        self.seen = inverse > 0
+        self.ybar = inverse * coordinates
+        self.noise = torch.where(self.seen, sigma * inverse, torch.inf)
 
     def move(self, solver: DDRM, x0: Tensor, free: Tensor, eps: Tensor, t: float, keep: float) -> Tensor:
         v, vt = self.operator.v, self.operator.vt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,7 +15,6 @@ from ..operators.linalg import norm
 from ..priors.base import Prior
 from ..random import MemberRandom
 from .base import CapabilityError, DiffusionSolver, require_positive
-import itertools
 
 __all__ = ["DPS"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..likelihood import Likelihood
 from ..priors.base import Prior
 from ..random import MemberRandom
-from .base import PointSolver, column, lipschitz, require_positive
+from .base import PointSolver, column, lipschitz
 
 __all__ = ["PnPPGD"]
 
@@ -41,11 +41,15 @@ class PnPPGD(PointSolver):
     lam: float = 1.0
     accelerate: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.accelerate, bool):
+            raise ValueError(f"accelerate of PnPPGD is {self.accelerate!r}: expected true or false.")
+
     def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
         """Refuse what this solver cannot do, in a sentence."""
         super().check(likelihood, denoiser)
         assert likelihood is not None
-        require_positive(self, "lam")
         lipschitz(likelihood)
 
     def iterate(self, likelihood: Likelihood, denoiser: Prior, x: Tensor, random: MemberRandom) -> Iterator[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -14,7 +15,6 @@ from invdiff.operators import Blur, Downsample, Grayscale, Identity, Mask, Matri
 from invdiff.priors import GaussianPrior
 from invdiff.random import MemberRandom
 from invdiff.solvers import DDRM, CapabilityError
-import itertools
 
 SHAPE = (3, 8, 8)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +14,6 @@ from invdiff.operators import Downsample, Mask
 from invdiff.priors import GaussianPrior
 from invdiff.random import MemberRandom
 from invdiff.solvers import DPS
-import itertools
 
 SHAPE = (1, 8, 8)
 

@@ -1,0 +1,63 @@
+"""Intervals that cover what they say, and files that come back as they were written."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from invdiff import Posterior
+
+
+@pytest.mark.parametrize(("count", "level"), [(19, 0.9), (39, 0.9), (7, 0.5), (79, 0.95)])
+def test_intervals_cover_a_further_draw_as_often_as_they_say(count, level):
+    values = torch.randn(count + 1, 200_000, generator=torch.Generator().manual_seed(0))
+    low, high = Posterior(values[1:], {}).interval(level)
+    covered = float(((values[0] >= low) & (values[0] <= high)).float().mean())
+    assert covered == pytest.approx(level, abs=0.004)
+
+
+def test_between_whole_positions_the_coverage_stays_close():
+    for count, level in ((32, 0.9), (8, 0.5)):
+        values = torch.randn(count + 1, 200_000, generator=torch.Generator().manual_seed(0))
+        low, high = Posterior(values[1:], {}).interval(level)
+        covered = float(((values[0] >= low) & (values[0] <= high)).float().mean())
+        assert covered == pytest.approx(level, abs=0.01)
+
+
+def test_quantiles_equal_numpys_weibull():
+    values = torch.randn(25, 30, generator=torch.Generator().manual_seed(0))
+    for q in (0.05, 0.37, 0.5, 0.9):
+        expected = np.quantile(values.numpy(), q, axis=0, method="weibull")
+        np.testing.assert_allclose(Posterior(values, {}).quantile(q).numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_too_few_draws_are_refused_with_the_number_needed():
+    with pytest.raises(ValueError, match="A 90% interval needs at least 19 draws: this posterior has 18"):
+        Posterior(torch.zeros(18, 2), {}).interval(0.9)
+    Posterior(torch.zeros(19, 2), {}).interval(0.9)
+    with pytest.raises(ValueError, match=r"The 0\.05 quantile needs at least 19 draws: this posterior has 18"):
+        Posterior(torch.zeros(18, 2), {}).quantile(0.05)
+    with pytest.raises(ValueError, match="std needs at least 2 draws: this posterior has 1"):
+        Posterior(torch.zeros(1, 2), {}).std()
+    with pytest.raises(ValueError, match=r"q is 1\.0: expected a probability"):
+        Posterior(torch.zeros(18, 2), {}).quantile(1.0)
+
+
+def test_save_and_load(tmp_path):
+    original = Posterior(torch.randn(4, 1, 3, 3, generator=torch.Generator().manual_seed(0)), {"seed": 7}, "label")
+    original.save(tmp_path / "posterior")
+    loaded = Posterior.load(tmp_path / "posterior")
+    assert loaded._draws is None, "the draws are read when they are first used"
+    assert torch.equal(loaded.draws, original.draws)
+    assert (loaded.record, loaded.label) == ({"seed": 7}, "label")
+    np.testing.assert_array_equal(np.asarray(loaded), original.draws.numpy())
+    assert [path.name for path in tmp_path.iterdir()] == ["posterior"]
+
+
+def test_what_is_no_posterior_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected a file written by"):
+        Posterior.load(tmp_path / "nothing")
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(ValueError, match="text is not a saved posterior"):
+        Posterior.load(tmp_path / "text")

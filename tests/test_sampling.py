@@ -1,0 +1,156 @@
+"""The loop: starts, interruption, refusals, progress."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from invdiff import Likelihood, sample
+from invdiff.noise import GaussianNoise
+from invdiff.operators import Identity
+from invdiff.priors import FunctionPrior, GaussianPrior
+from invdiff.sampling import default_micro_batch
+from invdiff.solvers import DDRM, DPS, CapabilityError, PnPHQS
+
+SHAPE = (1, 4, 4)
+
+
+def likelihood(sigma: float = 0.1) -> Likelihood:
+    return Likelihood(torch.full(SHAPE, 0.6), Identity(SHAPE), GaussianNoise(sigma))
+
+
+def prior() -> GaussianPrior:
+    return GaussianPrior.power_law(SHAPE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Walk:
+    """The smallest solver somebody could write: no base class, no start of its own."""
+
+    stochastic = True
+    steps: int = 3
+
+    def iterate(self, likelihood, denoiser, x, random) -> Iterator[Tensor]:
+        for _ in range(self.steps):
+            x = x + random.normal(x)
+            yield x
+
+
+def test_a_solver_of_somebodys_own_starts_from_the_priors_highest_noise():
+    limited = FunctionPrior(lambda x, sigma: x, sigma_range=(0.0, 3.0))
+    draws = sample(Walk(), likelihood(), limited, draws=4000).draws
+    assert float(draws.mean()) == pytest.approx(0.5, abs=0.05)
+    assert float(draws.std()) == pytest.approx(math.sqrt(9 + 3), rel=0.03)
+
+
+def test_draws_come_back_in_the_shape_of_y():
+    single = likelihood()
+    assert sample(Walk(), single, prior(), draws=3).draws.shape == (3, *SHAPE)
+    several = Likelihood(single.y.expand(2, *SHAPE), single.operator, single.noise)
+    assert sample(Walk(), several, prior(), draws=3).draws.shape == (3, 2, *SHAPE)
+    assert sample(Walk(), None, prior(), draws=3).draws.shape == (3, *SHAPE)
+    assert sample(Walk(), None, lambda x, s: x, draws=3, in_shape=(3, 2, 2)).draws.shape == (3, 3, 2, 2)
+
+
+def test_start_is_noised_and_denoised_from_its_level():
+    """With an exact Gaussian denoiser, img2img from level s draws from p(x0 | x0 + s eps = start + s eps)."""
+    start = torch.full(SHAPE, 0.9)
+    low = sample(DPS(steps=50), None, prior(), draws=500, start=start, start_sigma=0.05).draws
+    high = sample(DPS(steps=50), None, prior(), draws=500, start=start, start_sigma=5.0).draws
+    assert abs(float(low.mean()) - 0.9) < 0.05
+    assert abs(float(high.mean()) - 0.5) < 0.05
+    assert torch.equal(start, torch.full(SHAPE, 0.9))
+
+
+def test_start_of_a_point_solver_is_its_first_image():
+    seen = []
+
+    def watch(x, sigma):
+        seen.append(x.clone())
+        return x
+
+    start = torch.full(SHAPE, 0.3)
+    sample(PnPHQS(iterations=1, lam=1e9), likelihood(), watch, start=start)
+    torch.testing.assert_close(seen[0][0], start, atol=1e-3, rtol=0)
+
+
+def test_ctrl_c_keeps_the_finished_draws():
+    def stop_in_the_third(step, x):
+        calls.append(step)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+
+    calls: list[int] = []
+    with pytest.warns(UserWarning, match="Interrupted: 2 of 5 draws are finished and kept"):
+        kept = sample(Walk(), likelihood(), prior(), draws=5, micro_batch=1, on_step=stop_in_the_third)
+    whole = sample(Walk(), likelihood(), prior(), draws=5, micro_batch=1)
+    assert torch.equal(kept.draws, whole.draws[:2])
+    assert kept.record["interrupted"]
+    assert kept.record["draws"] == 2
+    calls[:] = [0] * 7
+    with pytest.raises(KeyboardInterrupt):
+        sample(Walk(), likelihood(), prior(), draws=5, micro_batch=1, on_step=stop_in_the_third)
+
+
+def test_a_draw_that_diverges_is_named():
+    @dataclasses.dataclass(frozen=True)
+    class Diverge(Walk):
+        def iterate(self, likelihood, denoiser, x, random):
+            x = random.normal(x)
+            x[1] = torch.nan
+            yield x
+
+    with pytest.raises(FloatingPointError, match="Draw 1 of measurement 0 is not finite: Diverge diverged"):
+        sample(Diverge(), likelihood(), prior(), draws=2, micro_batch=2)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_shown_on_a_terminal_only(monkeypatch):
+    for stream, wanted, shown in ((Terminal(), True, True), (Terminal(), False, False), (io.StringIO(), True, False)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        sample(Walk(), likelihood(), prior(), draws=5, micro_batch=2, progress=wanted)
+        assert ("5/5 draws" in stream.getvalue()) == shown
+
+
+def test_the_default_micro_batch_depends_on_the_shape_alone():
+    assert [default_micro_batch((3, n, n)) for n in (8, 32, 64, 128, 256, 1024)] == [256, 64, 16, 4, 1, 1]
+
+
+def test_the_prior_answers_in_the_likelihoods_dtype():
+    wide = Likelihood(torch.full(SHAPE, 0.6, dtype=torch.float64), Identity(SHAPE), GaussianNoise(0.1))
+    assert sample(DDRM(steps=5), wide, prior()).draws.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "sentence"),
+    [
+        (TypeError, {"solver": "ddrm"}, "solver is str: expected an object with `iterate`"),
+        (TypeError, {"likelihood": torch.zeros(3)}, "likelihood is Tensor: expected Likelihood"),
+        (ValueError, {"draws": 0}, "draws is 0: expected a whole number from 1 on"),
+        (ValueError, {"draws": 2.0}, r"draws is 2\.0: expected"),
+        (ValueError, {"seed": -1}, "seed is -1: expected"),
+        (ValueError, {"micro_batch": 0}, "micro_batch is 0: expected"),
+        (ValueError, {"in_shape": (1, 5, 5)}, r"in_shape is \(1, 5, 5\): the operator takes images of \(1, 4, 4\)"),
+        (ValueError, {"start_sigma": 0.5}, r"start_sigma is 0\.5 without a start"),
+        (ValueError, {"start": torch.zeros(SHAPE)}, "start_sigma is None: expected the noise level"),
+        (ValueError, {"start": torch.zeros(2, 2), "start_sigma": 1.0}, r"start has shape \(2, 2\): expected"),
+        (ValueError, {"start": torch.full(SHAPE, torch.nan), "start_sigma": 1.0}, "start holds values that are not"),
+        (ValueError, {"likelihood": None, "denoiser": lambda x, s: x}, "in_shape is missing"),
+        (CapabilityError, {"denoiser": GaussianPrior.power_law((1, 5, 5))}, r"of images of shape \(1, 5, 5\)"),
+    ],
+)
+def test_wrong_use_is_refused_before_the_first_step(kind, change, sentence):
+    settings = {"solver": DPS(steps=2), "likelihood": likelihood(), "denoiser": prior()} | change
+    with pytest.raises(kind, match=sentence):
+        sample(settings.pop("solver"), settings.pop("likelihood"), settings.pop("denoiser"), **settings)
