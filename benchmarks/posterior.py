@@ -21,6 +21,7 @@ import platform
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ from invdiff.random import MemberRandom
 
 SHAPE = (1, 16, 16)
 SIGMA_Y = 0.05
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "ddrm": {},
     "ddrm (20 steps)": {"steps": 20},
     "ddrm (200 steps)": {"steps": 200},

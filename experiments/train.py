@@ -150,12 +150,15 @@ def train(cfg: DictConfig) -> None:
             state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": done}
             save_atomically(state, checkpoint)
             running, clock = 0.0, time.monotonic()
+    recipe = OmegaConf.to_container(cfg)
+    assert isinstance(recipe, dict)
     sources = sorted({p.name.split("__")[0] for p in Path(cfg.data).iterdir() if p.suffix.lower() in SUFFIXES})
     card = {
         "sources": sources,
         "sigma_data": cfg.sigma_data,
         "sigma_range": list(cfg.sigma_range),
-        "config": OmegaConf.to_container(cfg) | {"data": Path(cfg.data).name},  # type: ignore[operator]
+        # What changes the weights, and no place of the machine that trained them.
+        "config": {k: v for k, v in recipe.items() if k not in ("data", "out", "heldout", "device")},
         "images": len(crops.images),
     }
     save_prior(out / "natural.safetensors", average, net.config, card)

@@ -1,0 +1,115 @@
+"""The diffusion prior: preconditioning, precision, locality, and the weights that ship."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from skimage import data
+
+from invdiff.priors import load
+from invdiff.priors.diffusion import DiffusionPrior, edm_scalings, load_natural
+from invdiff.priors.unet import UNet
+
+
+def photograph(size: int = 128) -> torch.Tensor:
+    image = torch.from_numpy(data.astronaut()[64 : 64 + size, 160 : 160 + size].copy())
+    return image.permute(2, 0, 1)[None].float() / 255
+
+
+def noisy(x: torch.Tensor, sigma: float, seed: int = 0) -> torch.Tensor:
+    return x + sigma * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
+
+
+def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(-10 * (a - b).square().mean().log10())
+
+
+def random_unet() -> UNet:
+    """A network whose zero-initialised layers are filled, so that every path counts."""
+    net = UNet(channels=3, widths=(8, 12, 16), blocks=1, embedding=16)
+    generator = torch.Generator().manual_seed(0)
+    for value in net.parameters():
+        value.data = 0.2 * torch.randn(value.shape, generator=generator)
+    return net
+
+
+def test_scalings_give_unit_variance():
+    """Karras et al. 2022, eqs. 114 to 120: the network's input and its target have unit variance."""
+    sigma_data = 0.25
+    x0 = sigma_data * torch.randn(200_000, generator=torch.Generator().manual_seed(0))
+    for level in (0.01, 0.3, 10.0):
+        sigma = torch.tensor(level)
+        c_skip, c_out, c_in, _ = edm_scalings(sigma, sigma_data)
+        x = noisy(x0, level, seed=1)
+        assert float((c_in * x).std()) == pytest.approx(1, rel=0.01)
+        assert float(((x0 - c_skip * x) / c_out).std()) == pytest.approx(1, rel=0.01)
+
+
+@pytest.mark.parametrize(("sigma", "gain"), [(0.05, 7.0), (0.1, 9.5), (0.3, 13.5), (1.0, 19.0)])
+def test_the_shipped_prior_removes_noise_at_every_level(sigma, gain):
+    x = photograph()
+    y = noisy(x, sigma)
+    assert psnr(load("natural")(y, sigma), x) > psnr(y, x) + gain
+
+
+def test_bfloat16_costs_nothing_at_small_sigma():
+    x = photograph()
+    for sigma in (0.002, 0.01, 0.05, 0.5):
+        y = noisy(x, sigma)
+        exact = load_natural(precision="float32")(y, sigma)
+        half = load_natural(precision="bfloat16")(y, sigma)
+        assert float((half - exact).square().mean().sqrt()) < 0.1 * sigma
+        assert abs(psnr(half, x) - psnr(exact, x)) < 0.02
+
+
+def test_any_size_and_each_member_on_its_own():
+    prior = load_natural(precision="float32")
+    x = noisy(photograph(64), 0.1).repeat(3, 1, 1, 1)[..., :37, :50]
+    sigma = torch.tensor([0.05, 0.1, 0.4])
+    together = prior(x, sigma)
+    assert together.shape == x.shape
+    for k in range(3):
+        torch.testing.assert_close(together[k : k + 1], prior(x[k : k + 1], sigma[k]), atol=1e-5, rtol=0)
+    assert prior(x.double(), sigma).dtype == torch.float64
+    assert prior(x[..., :1, :3], 0.1).shape == (3, 3, 1, 3)
+
+
+def test_nothing_beyond_the_receptive_radius_matters():
+    prior = DiffusionPrior(random_unet(), sigma_data=0.25, sigma_range=(0.002, 50.0), precision="float32")
+    radius = prior.receptive_radius
+    side = 2 * radius + 17
+    x = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    out = prior(x, 0.3)
+    (slope,) = torch.autograd.grad(out[0, :, radius + 8, radius + 8].sum(), x)
+    reach = slope.abs().sum((0, 1)).nonzero()
+    assert int((reach - (radius + 8)).abs().max()) <= radius
+    assert int((reach - (radius + 8)).abs().max()) >= radius - 8, "the declared radius is not needlessly large"
+
+
+def test_gradients_flow():
+    x = noisy(photograph(32), 0.2).requires_grad_(True)
+    prior = load_natural(precision="float32")
+    direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    (slope,) = torch.autograd.grad((prior(x, 0.2) * direction).sum(), x)
+    step = 1e-2
+    probe = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        difference = (prior(x + step * probe, 0.2) - prior(x - step * probe, 0.2)).mul(direction).sum() / (2 * step)
+    assert float((slope * probe).sum()) == pytest.approx(float(difference), rel=0.02, abs=0.5)
+
+
+def test_the_card_says_what_it_learned_from():
+    card = load("natural").card
+    assert {"config", "images", "sources", "sigma_range", "sigma_data"} <= set(card)
+    assert "/" not in str(card["config"].get("data"))
+
+
+def test_wrong_use_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="precision is 'half': expected auto, float32 or bfloat16"):
+        load_natural(precision="half")
+    with pytest.raises(FileNotFoundError):
+        load_natural(tmp_path / "none.safetensors")
+    with pytest.raises(ValueError, match="above the range of natural"):
+        load("natural")(photograph(16), 100.0)
+    with pytest.raises(ValueError, match=r"natural takes images of 3 channel\(s\), got 1"):
+        load("natural")(torch.zeros(1, 1, 16, 16), 0.1)
