@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from invdiff.priors.bm3d import BM3D
     from invdiff.priors.channels import match_channels
     from invdiff.priors.cnn import DnCNN, DRUNet, FFDNet
+    from invdiff.priors.diffusion import DiffusionPrior, load_natural
     from invdiff.priors.nlm import NonLocalMeans
     from invdiff.priors.smooth import Bilateral, GaussianBlur, Median
     from invdiff.priors.tv import TV
@@ -30,6 +31,7 @@ __all__ = [
     "Bilateral",
     "DRUNet",
     "Denoiser",
+    "DiffusionPrior",
     "DnCNN",
     "FFDNet",
     "FunctionPrior",
@@ -43,6 +45,7 @@ __all__ = [
     "as_prior",
     "from_deepinv",
     "load",
+    "load_natural",
     "load_state_dict",
     "match_channels",
     "names",
@@ -53,6 +56,7 @@ _HOME = {
     "BM3D": "bm3d",
     "Bilateral": "smooth",
     "DRUNet": "cnn",
+    "DiffusionPrior": "diffusion",
     "DnCNN": "cnn",
     "FFDNet": "cnn",
     "GaussianBlur": "smooth",
@@ -63,6 +67,7 @@ _HOME = {
     "TV": "tv",
     "Wavelet": "wavelet",
     "from_deepinv": "adapters",
+    "load_natural": "diffusion",
     "load_state_dict": "weights",
     "match_channels": "channels",
     "to_deepinv": "adapters",
@@ -102,7 +107,8 @@ def load(name: str, **options: Any) -> Prior:
     """Return the prior of that name.
 
     Args:
-        name: one of `names()`, with a file in place of PATH or a class of `deepinv.models` in place of NAME.
+        name: one of `names()`, with a file in place of PATH or a class of `deepinv.models` in place of NAME; upper and
+            lower case are the same before the colon.
         options: keyword arguments of the prior's constructor.
 
     Raises:
@@ -115,10 +121,12 @@ def load(name: str, **options: Any) -> Prior:
         raise TypeError(
             f"The name of a prior must be a string, got {type(name).__name__}; pass a prior itself directly."
         )
+    # A file name after the colon keeps its case.
     kind, colon, argument = name.partition(":")
+    kind = kind.lower()
     keys = {key.partition(":")[0]: key for key in _NAMES}
     if kind not in keys:
-        near = difflib.get_close_matches(kind.lower(), keys, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(kind, keys, n=1, cutoff=0.5)
         hint = f"did you mean {keys[near[0]]!r}?" if near else f"choose from {', '.join(_NAMES)}."
         raise ValueError(f"No prior is named {name!r}; {hint}")
     key = keys[kind]

@@ -129,7 +129,9 @@ def load_deepinv(
     elif pretrained is not None:
         raise ValueError(f"deepinv.models.{name} takes no weights; leave pretrained out.")
     try:
-        model = found(**options)
+        # Layers draw their first weights from the global random state; the caller's draws must not depend on that.
+        with torch.random.fork_rng(devices=[]):
+            model = found(**options)
     except TypeError as error:
         raise ValueError(f"deepinv.models.{name} cannot be built from these options: {error}.") from error
     if pretrained is not None:

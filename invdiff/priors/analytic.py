@@ -25,7 +25,7 @@ from torch import Tensor
 from ..likelihood import Likelihood
 from ..noise import GaussianNoise
 from ..operators import LinearOperator
-from .base import Prior, check_sigma
+from .base import Prior, check_sigma, lies_on
 
 __all__ = ["GaussianMixture", "GaussianMixturePrior", "GaussianPrior"]
 
@@ -108,7 +108,7 @@ class GaussianMixture:
         """x - m_k in the eigenvectors of every component, (b, k, n), and the eigenvalues, (k, n)."""
         values, vectors = self.eigen
         centred = x.reshape(x.shape[0], 1, -1) - self.means
-        # A product per member: a draw must not depend on the batch that a BLAS call saw.
+        # BLAS may round differently with the batch size, so equal bits need the same micro-batches; see `sample`.
         return torch.einsum("bkj,kji->bki", centred, vectors), values
 
     def condition(self, likelihood: Likelihood) -> GaussianMixture:
@@ -198,7 +198,7 @@ class _AnalyticPrior(Prior):
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> _AnalyticPrior:
         """A copy on another device; the prior's own numbers stay float64 and answers take their input's dtype."""
         m = self.mixture
-        if device is None or torch.device(device) == m.means.device:
+        if device is None or lies_on(m.means.device, device):
             return self
         copy: _AnalyticPrior = object.__new__(type(self))
         copy.__dict__.update(self.__dict__)

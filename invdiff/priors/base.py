@@ -124,9 +124,13 @@ class FunctionPrior(Prior):
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Prior:
         function: Any = self.function
         if isinstance(function, nn.Module):
+            if _settled(function, device, dtype):
+                return self
             moved: Any = copy.deepcopy(function).to(device=device, dtype=dtype)
         elif not isinstance(function, type) and callable(getattr(function, "to", None)):
             moved = function.to(device=device, dtype=dtype)
+            if moved is function:
+                return self
         else:
             return self
         clone = copy.copy(self)
@@ -166,6 +170,29 @@ def by_level(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Ten
     groups = [(sigma == level).nonzero().flatten() for level in levels]
     results = torch.cat([function(x[index], sigma[index[0]]) for index in groups])
     return results[torch.cat(groups).argsort()]
+
+
+def lies_on(held: torch.device, wanted: torch.device | str) -> bool:
+    """Whether `held` is the device that `wanted` names, where "cuda" stands for the current one, such as "cuda:0"."""
+    wanted = torch.device(wanted)
+    if held.type != wanted.type:
+        return False
+    if wanted.index is None and wanted.type == "cuda":
+        return held.index == torch.cuda.current_device()
+    return (held.index or 0) == (wanted.index or 0)
+
+
+def _settled(module: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None) -> bool:
+    """Whether `module.to(device, dtype)` would change none of its tensors; False where it moves in its own way."""
+    if type(module).to is not nn.Module.to:
+        return False
+    for tensor in (*module.parameters(), *module.buffers()):
+        if device is not None and not lies_on(tensor.device, device):
+            return False
+        # Module.to casts floating point and complex tensors only.
+        if dtype is not None and (tensor.is_floating_point() or tensor.is_complex()) and tensor.dtype != dtype:
+            return False
+    return True
 
 
 def check_range(sigma_range: tuple[float, float], name: str) -> tuple[float, float]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
-from invdiff.priors.base import Prior, check_range
+from invdiff.priors.base import Prior, check_range, lies_on
 from invdiff.priors.weights import fill, load_state_dict
 
 __all__ = ["DRUNet", "DRUNetwork", "DnCNN", "FFDNet", "NetworkPrior", "plain_stack"]
@@ -65,7 +65,7 @@ class NetworkPrior(Prior):
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """A copy with the network on `device`; `dtype` is left to `precision`, as results keep the image's dtype."""
-        if device is None or torch.device(device) == next(self.network.parameters()).device:
+        if device is None or lies_on(next(self.network.parameters()).device, device):
             return self
         clone = copy.copy(self)
         clone.network = copy.deepcopy(self.network).to(device=device)
@@ -203,7 +203,9 @@ class DRUNet(NetworkPrior):
             stride = [v for k, v in state.items() if k.startswith(f"m_down{level}.") and ".res." not in k]
             widths.append(stride[0].shape[0] if stride else widths[-1])
         blocks = sum(1 for key in state if key.startswith("m_body.") and key.endswith(".res.0.weight"))
-        network = DRUNetwork(tail.shape[0], widths, max(blocks, 1))
+        # Layers draw their first weights, all replaced by fill, from the global random state.
+        with torch.random.fork_rng(devices=[]):
+            network = DRUNetwork(tail.shape[0], widths, max(blocks, 1))
         fill(network, state, path)
         return cls(network, channels=tail.shape[0], sigma_range=sigma_range, **options)
 
@@ -298,7 +300,9 @@ def plain_stack(state: Mapping[str, Tensor], path: str | Path) -> tuple[nn.Modul
                 f"{path} does not fit together: 'model.{2 * n}.weight' takes {taken} channels and the layer before it "
                 f"returns {layers[-1].out_channels}."
             )
-        layers.append(nn.Conv2d(taken, made, width, padding=width // 2))
+        # A layer draws its first weights, all replaced by fill, from the global random state.
+        with torch.random.fork_rng(devices=[]):
+            layers.append(nn.Conv2d(taken, made, width, padding=width // 2))
     if depth < 2:
         raise ValueError(f"{path} does not fit: it has no weights named 'model.0.weight', 'model.2.weight', ...")
     network = _Stack(layers)

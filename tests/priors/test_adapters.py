@@ -76,6 +76,11 @@ class TestFromDeepinv:
         torch.testing.assert_close(prior(x, 0.1), reference(x, torch.tensor([0.1])))
         assert load("deepinv:MedianFilter", kernel_size=3).differentiable is False
 
+    def test_building_a_network_leaves_the_random_state(self, global_random_state_is_untouched: None) -> None:
+        with pytest.warns(UserWarning, match="random weights"):
+            prior = load("deepinv:DRUNet", nc=(4, 4, 8, 8), nb=1)
+        assert prior.to("cpu", torch.float32) is prior
+
     @pytest.mark.parametrize(
         ("name", "options", "sentence"),
         [

@@ -92,6 +92,13 @@ def test_power_law_has_the_std_and_the_spectrum():
     assert float(power[2, 0] / power[0, 4]) == pytest.approx(4, rel=0.05)
 
 
+def test_moving_to_where_it_lies_copies_nothing():
+    prior = GaussianPrior.power_law((1, 3, 3))
+    assert prior.to("cpu") is prior
+    assert prior.to(torch.device("cpu", 0)) is prior
+    assert prior.to("meta") is not prior
+
+
 def test_posterior_without_noise_fixes_what_is_measured():
     prior = GaussianPrior.power_law((1, 4, 4))
     operator = Downsample(2, (1, 4, 4))

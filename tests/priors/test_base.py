@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from invdiff import priors
 from invdiff.priors import FunctionPrior, Prior, as_prior
+from invdiff.priors.base import lies_on
 
 
 def shrink(x: Tensor, sigma: Tensor) -> Tensor:
@@ -103,6 +104,34 @@ def test_moving_a_module_leaves_the_original_alone() -> None:
     moved = as_prior(module).to(dtype=torch.float64)
     assert moved(torch.ones(1, 1, 1, 1, dtype=torch.float64), 0.1).dtype == torch.float64
     assert module.weight.dtype == torch.float32
+
+
+def test_a_module_that_lies_there_already_is_not_copied() -> None:
+    prior = as_prior(nn.Conv2d(1, 1, 1).double())
+    for device, dtype in ((None, None), ("cpu", None), (torch.device("cpu", 0), torch.float64)):
+        assert prior.to(device, dtype) is prior
+    assert prior.to(dtype=torch.float32) is not prior
+    assert prior.to("meta") is not prior
+    nested = FunctionPrior(priors.load("tv"))
+    assert nested.to("cpu", torch.float64) is nested
+
+
+def test_cuda_without_a_number_is_the_current_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert lies_on(torch.device("cuda:1"), "cuda")
+    assert lies_on(torch.device("cuda:0"), "cuda:0")
+    assert not lies_on(torch.device("cuda:0"), "cuda")
+    assert not lies_on(torch.device("cuda:0"), "cuda:1")
+    assert not lies_on(torch.device("cpu"), "cuda")
+    assert lies_on(torch.device("cpu"), "cpu:0")
+
+
+def test_the_case_of_a_name_does_not_matter() -> None:
+    assert isinstance(priors.load("TV"), priors.TV)
+    assert isinstance(priors.load("Nlm"), priors.NonLocalMeans)
+    with pytest.raises(FileNotFoundError, match=r"Missing\.pth does not exist"):
+        priors.load("DnCNN:Missing.pth")
+    assert {"DiffusionPrior", "load_natural"} <= set(priors.__all__)
 
 
 def test_names_has_one_line_for_all_that_load_takes() -> None:

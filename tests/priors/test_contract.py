@@ -15,7 +15,9 @@ from invdiff.priors import Prior
 from invdiff.priors.adapters import from_deepinv
 from invdiff.priors.base import FunctionPrior
 from invdiff.priors.channels import ColourThroughGray, GrayThroughColour
-from invdiff.priors.cnn import DRUNet, DRUNetwork
+from invdiff.priors.cnn import DRUNetwork
+from invdiff.priors.unet import UNet
+from invdiff.priors.weights import save_prior
 
 
 def stack_file(folder: Path, name: str, widths: list[int]) -> Path:
@@ -29,12 +31,24 @@ def stack_file(folder: Path, name: str, widths: list[int]) -> Path:
     return folder / name
 
 
-def drunet(precision: str) -> Prior:
-    network = DRUNetwork(3, [4, 6, 8, 10], 1)
+def drunet_file(folder: Path) -> Path:
+    """A file of small random weights under the names of the published DRUNet."""
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in DRUNetwork(3, [4, 6, 8, 10], 1).state_dict().items()}
     generator = torch.Generator().manual_seed(2)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.1, generator=generator)
-    return DRUNet(network, channels=3, sigma_range=(0.0, 50 / 255), precision=precision)
+    torch.save({key: 0.1 * torch.randn(shape, generator=generator) for key, shape in shapes.items()}, folder / "r.pth")
+    return folder / "r.pth"
+
+
+def natural_file(folder: Path) -> Path:
+    """A small random network in a file of the kind that the shipped prior comes in."""
+    config = {"channels": 3, "widths": [8, 12], "blocks": 1, "embedding": 16}
+    with torch.random.fork_rng(devices=[]):
+        shapes = {key: value.shape for key, value in UNet(**config).state_dict().items()}
+    generator = torch.Generator().manual_seed(3)
+    state = {key: 0.1 * torch.randn(shape, generator=generator) for key, shape in shapes.items()}
+    save_prior(folder / "n.safetensors", state, config, {"sigma_range": [0.002, 50.0], "sigma_data": 0.25})
+    return folder / "n.safetensors"
 
 
 def coloured(sigma_range: tuple[float, float] = (0.0, 1.0), channels: int = 3) -> Prior:
@@ -65,7 +79,7 @@ MAKERS: dict[str, Callable[[Path, str], Prior]] = {
     "ffdnet": lambda folder, precision: priors.load(
         f"ffdnet:{stack_file(folder, 'f.pth', [13, 6, 12])}", precision=precision
     ),
-    "drunet": lambda folder, precision: drunet(precision),
+    "drunet": lambda folder, precision: priors.load(f"drunet:{drunet_file(folder)}", precision=precision),
     "gray through colour": lambda folder, precision: GrayThroughColour(coloured()),
     "colour through gray": lambda folder, precision: ColourThroughGray(coloured(channels=1)),
     "colour through one level": lambda folder, precision: ColourThroughGray(coloured((0.1, 0.1), 1)),
@@ -125,7 +139,11 @@ def test_a_member_does_not_depend_on_its_batch(prior: Prior) -> None:
     torch.testing.assert_close(together, alone, rtol=0, atol=2e-6)
 
 
-def test_the_input_is_not_written_and_calls_repeat(prior: Prior, global_random_state_is_untouched: None) -> None:
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_input_is_not_written_and_calls_repeat(
+    name: str, tmp_path: Path, global_random_state_is_untouched: None
+) -> None:
+    prior = MAKERS[name](tmp_path, "float32")
     x = images(prior, 2, 16, 19)
     sigma = torch.full((2,), level(prior))
     kept, kept_sigma = x.clone(), sigma.clone()
@@ -136,6 +154,19 @@ def test_the_input_is_not_written_and_calls_repeat(prior: Prior, global_random_s
     assert torch.equal(sigma, kept_sigma)
     assert torch.equal(first, first_kept)
     assert torch.equal(first, second)
+
+
+def test_loading_the_diffusion_prior_leaves_the_random_state(
+    tmp_path: Path, global_random_state_is_untouched: None
+) -> None:
+    prior = priors.load("natural", path=natural_file(tmp_path), precision="float32")
+    assert prior.to("cpu") is prior
+    assert torch.isfinite(prior(images(prior, 1, 8, 8), 0.1)).all()
+
+
+def test_a_network_is_copied_only_to_another_device(prior: Prior) -> None:
+    assert prior.to("cpu") is prior
+    assert prior.to(torch.device("cpu", 0)) is prior
 
 
 def test_float64_agrees_with_float32(prior: Prior) -> None:
@@ -211,12 +242,14 @@ def test_sigma_zero_returns_the_image(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("name", [name for name in MAKERS if name != "deepinv median"])
+@pytest.mark.parametrize("name", ["natural", *(name for name in MAKERS if name != "deepinv median")])
 def test_cuda_agrees_with_the_cpu(name: str, tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    prior = MAKERS[name](tmp_path, "float32")
+    natural = name == "natural"
+    prior = priors.load("natural", precision="float32") if natural else MAKERS[name](tmp_path, "float32")
     x = images(prior, 2, 32, 31)
     moved = prior.to(device="cuda")
+    assert moved.to("cuda") is moved
     difference = (moved(x.cuda(), level(prior)).cpu() - prior(x, level(prior))).abs().flatten()
     assert float(difference.quantile(0.99)) < 1e-3
