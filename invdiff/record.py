@@ -3,24 +3,47 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import numbers
 import platform
 import subprocess
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["describe", "environment"]
+from .operators import Operator
+from .priors.base import Prior
+
+__all__ = ["describe", "environment", "weight_hash"]
+
+# What an operator computes from its other constants when it first needs it, and so holds in some runs only.
+_DERIVED = {"phase", "singular", "u", "unit", "vt"}
 
 
 def describe(thing: object) -> Any:
-    """A description of an object that JSON can hold: its class name and its settings, tensors by shape and hash."""
+    """A description of an object that JSON can hold: its class name and its settings, tensors by shape and hash.
+
+    A prior adds its plain settings, the prior that it wraps and the hash of its weights; an operator its plain
+    settings, the hash of every constant and the operators that it is made of.
+
+    >>> from invdiff.operators import Identity
+    >>> describe(2 * Identity((1, 2, 2)))["factor"]
+    2.0
+    """
     if thing is None or isinstance(thing, (bool, int, float, str)):
         return thing
+    if isinstance(thing, numbers.Integral):  # numpy's integers are no subclass of int
+        return int(thing)
+    if isinstance(thing, numbers.Real):
+        return float(thing)
+    if isinstance(thing, (torch.dtype, torch.device, torch.memory_format)):
+        return str(thing).removeprefix("torch.")
     if isinstance(thing, Tensor):
-        return {"shape": list(thing.shape), "dtype": str(thing.dtype).removeprefix("torch."), "sha256": digest(thing)}
+        return {"shape": list(thing.shape), "dtype": describe(thing.dtype), "sha256": digest(thing)}
     if isinstance(thing, (list, tuple)):
         return [describe(item) for item in thing]
     if isinstance(thing, dict):
@@ -34,15 +57,78 @@ def describe(thing: object) -> Any:
             out[attribute] = describe(value)
         elif attribute == "name" and isinstance(value, str):
             out["prior"] = value
+    if isinstance(thing, Prior):
+        return _settings(thing, out) | _hash(thing)
+    if isinstance(thing, Operator):
+        return _settings(thing, out) | _constants(thing) | _hash(thing)
     return out
+
+
+def _settings(thing: Prior | Operator, out: dict[str, Any]) -> dict[str, Any]:
+    """`out` with the public attributes that are settings (plain values, tensors, dataclasses) and a wrapped prior."""
+    for name, value in vars(thing).items():
+        if isinstance(value, Prior):
+            out["inner"] = describe(value)
+        elif not name.startswith("_") and name not in out and _is_setting(value):
+            out[name] = describe(value)
+    return out
+
+
+def _is_setting(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_is_setting(item) for item in value)
+    plain = isinstance(value, (bool, str, numbers.Real, Tensor, torch.dtype, torch.device, torch.memory_format))
+    return plain or (dataclasses.is_dataclass(value) and not isinstance(value, type))
+
+
+def _constants(operator: Operator) -> dict[str, Any]:
+    builds = type(operator)._build is not Operator._build
+    kept = {k: v for k, v in sorted(operator._constants.items()) if not (builds and k in _DERIVED)}
+    out: dict[str, Any] = {"constants": describe(kept)} if kept else {}
+    if operator._children:
+        out["operators"] = [describe(child) for child in operator._children]
+    return out
+
+
+def _hash(thing: object) -> dict[str, str]:
+    found = weight_hash(thing)
+    return {} if found is None else {"sha256": found}
+
+
+def weight_hash(thing: object) -> str | None:
+    """SHA-256 over the names and values of all networks that a prior holds; None where it holds no weights."""
+    total, empty = hashlib.sha256(), True
+    for network in _networks(thing, set()):
+        for name, tensor in sorted(network.state_dict().items()):
+            if isinstance(tensor, Tensor):
+                total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+                total.update(_bytes(tensor))
+                empty = False
+    return None if empty else total.hexdigest()
+
+
+def _networks(thing: object, seen: set[int]) -> Iterator[nn.Module]:
+    """The modules in the attributes of a prior, and in the priors that it wraps."""
+    if id(thing) in seen or isinstance(thing, Tensor | str | bytes | int | float | type):
+        return
+    seen.add(id(thing))
+    if isinstance(thing, nn.Module):
+        yield thing
+        return
+    for value in vars(thing).values() if hasattr(thing, "__dict__") else ():
+        if isinstance(value, nn.Module) or type(value).__module__.startswith("invdiff."):
+            yield from _networks(value, seen)
 
 
 def digest(tensor: Tensor) -> str:
     """The SHA-256 of a tensor's bytes."""
-    import hashlib
+    return hashlib.sha256(_bytes(tensor)).hexdigest()
 
-    flat = tensor.detach().cpu().contiguous().flatten()
-    return hashlib.sha256(flat.view(torch.uint8).numpy().tobytes()).hexdigest()
+
+def _bytes(tensor: Tensor) -> bytes:
+    # Conjugation and negation may be pending in a flag, and the bytes those of other values.
+    plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().flatten()
+    return plain.view(torch.uint8).numpy().tobytes()
 
 
 def environment(device: torch.device) -> dict[str, Any]:

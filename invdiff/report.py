@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -13,10 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
-
 from . import plots
 from .images import write_image
+from .record import weight_hash
 from .restoration import Restoration
 
 __all__ = ["output_folder", "weight_hash", "write_json", "write_restoration"]
@@ -176,35 +174,3 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     return str(value)
-
-
-def weight_hash(prior: object) -> str | None:
-    """SHA-256 over the names and values of all networks that a prior holds; None where it holds none."""
-    networks = list(_networks(prior, set()))
-    if not networks:
-        return None
-    total = hashlib.sha256()
-    for network in networks:
-        for name, tensor in sorted(network.state_dict().items()):
-            total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            total.update(_bytes(tensor))
-    return total.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    import torch
-
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-
-
-def _networks(thing: object, seen: set[int]) -> Iterator[nn.Module]:
-    """The modules in the attributes of a prior, and in the priors that it wraps."""
-    if id(thing) in seen or isinstance(thing, Tensor | str | bytes | int | float | type):
-        return
-    seen.add(id(thing))
-    if isinstance(thing, nn.Module):
-        yield thing
-        return
-    for value in vars(thing).values() if hasattr(thing, "__dict__") else ():
-        if isinstance(value, nn.Module) or type(value).__module__.startswith("invdiff."):
-            yield from _networks(value, seen)

@@ -11,7 +11,6 @@ is about sigma for small sigma, so the rounding of F is scaled by sigma and neve
 from __future__ import annotations
 
 import copy
-import hashlib
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import Prior
+from ..record import weight_hash
+from .base import Prior, lies_on
 from .unet import UNet
 
 __all__ = ["DiffusionPrior", "edm_scalings", "load_natural"]
@@ -73,15 +73,12 @@ class DiffusionPrior(Prior):
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of the weights in their order."""
-        digest = hashlib.sha256()
-        for value in self.network.state_dict().values():
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        """The SHA-256 of the names and values of the weights, the one that records hold."""
+        return str(weight_hash(self))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> DiffusionPrior:
         """A copy on another device; the network answers in its input's dtype, so `dtype` changes nothing."""
-        if device is None or next(self.network.parameters()).device == torch.device(device):
+        if device is None or lies_on(next(self.network.parameters()).device, device):
             return self
         clone = copy.copy(self)
         clone.network = copy.deepcopy(self.network).to(device)
@@ -133,7 +130,9 @@ def load_natural(path: str | Path | None = None, *, precision: str = "auto") -> 
 
     file = Path(path) if path is not None else Path(str(resources.files("invdiff.priors") / "natural.safetensors"))
     state, config, card = read_prior(file)
-    network = UNet(**config)
+    # Layers draw their first weights, all replaced below, from the global random state.
+    with torch.random.fork_rng(devices=[]):
+        network = UNet(**config)
     network.load_state_dict({key: value.float() for key, value in state.items()})
     low, high = card["sigma_range"]
     name = "natural" if path is None else file.stem
