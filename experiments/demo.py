@@ -96,7 +96,7 @@ def run(out: Path, draws: int, overwrite: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Restore a photograph from four degradations.")
     parser.add_argument("--out", type=Path, default=Path("demo_out"))
-    parser.add_argument("--draws", type=int, default=16)
+    parser.add_argument("--draws", type=int, default=12)
     settings = parser.parse_args()
     # The default folder is ours to write again; another one is not.
     run(settings.out, settings.draws, overwrite=settings.out == Path("demo_out"))

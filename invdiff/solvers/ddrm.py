@@ -32,8 +32,17 @@ class DDRM(DiffusionSolver):
     Kawar, Elad, Ermon, Song 2022, "Denoising Diffusion Restoration Models", eqs. 7 and 8, in the official code's form
     and with its eta and eta_b.
 
+    Its draws are not the posterior, even with an exact denoiser. On Gaussian images (inpainting 50 % / blur / 4x
+    downsampling / denoising; `python -m benchmarks.posterior`) the default gives, against the exact posterior,
+
+        error of the mean, posterior stds:    0.33 / 0.42 / 0.05 / 0.20
+        std ratio:                            0.84 / 0.53 / 0.77 / 0.71
+        coverage of nominal 90 % intervals:   0.79 / 0.58 / 0.79 / 0.75
+
+    More steps help where pixels are missing and hurt under blur: at 200 the means are off by 0.15 / 0.74 / 0.08 / 0.03.
+
     Args:
-        steps: number of denoiser calls (the paper uses 20).
+        steps: number of denoiser calls (the paper uses 20, which leaves scattered missing pixels visible).
         eta: share of fresh noise in what the measurement does not decide, 0 to 1.
         eta_b: weight of the measurement where it is the less noisy, 0 to 1.
 

@@ -30,7 +30,17 @@ class DPS(DiffusionSolver):
 
     Chung, Kim, Mccann, Klasky, Ye 2023, "Diffusion Posterior Sampling for General Noisy Inverse Problems", algorithm 1
     with the official code's gradient of the norm (not of its square). The square root carries the step from the
-    variance-preserving process on [-1, 1] images, where it is zeta, to ours; each member has its own norm.
+    variance-preserving process on [-1, 1] images, where it is zeta, to ours; each member has its own norm. The noise
+    level sigma_y does not enter: the method pulls the residual to 0, whatever its size should be.
+
+    Its draws are not the posterior, even with an exact denoiser. On Gaussian images (inpainting 50 % / blur / 4x
+    downsampling / denoising; `python -m benchmarks.posterior`) the default gives, against the exact posterior,
+
+        error of the mean, posterior stds:    0.47 / 0.99 / 0.26 / 0.55
+        std ratio:                            0.82 / 0.73 / 0.90 / 0.35
+        coverage of nominal 90 % intervals:   0.42 / 0.60 / 0.85 / 0.39
+
+    With zeta = 0.3 the coverage is 0.49 / 0.80 / 0.85 / 0.11.
 
     Args:
         steps: number of denoiser calls and backward passes (the paper uses 1,000).
