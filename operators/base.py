@@ -21,11 +21,16 @@ FLOATS = (torch.float32, torch.float64)
 def as_shape(shape: Sequence[int], name: str, axes: int | None = None) -> tuple[int, ...]:
     """A tuple of positive ints without the batch axis, or a sentence that says what is wrong with it."""
     wanted = "(C, H, W)" if axes == 3 else "a tuple of positive integers without the batch axis"
-    if isinstance(shape, numbers.Number) or not all(isinstance(n, int) and n > 0 for n in shape):
+    try:
+        sizes: tuple[Any, ...] = tuple(shape)
+    except TypeError:  # a number, None, or an array without axes
+        sizes = (None,)
+    # numpy's integers are integers too, and are kept as Python's; True is not a size.
+    if not all(isinstance(n, numbers.Integral) and not isinstance(n, bool) and int(n) > 0 for n in sizes):
         raise ValueError(f"{name} got the shape {shape!r}, expected {wanted}: pass for example (3, 256, 256).")
-    if axes is not None and len(shape) != axes:
-        raise ValueError(f"{name} got the shape {tuple(shape)}, expected {wanted}: pass {axes} sizes.")
-    return tuple(shape)
+    if axes is not None and len(sizes) != axes:
+        raise ValueError(f"{name} got the shape {sizes}, expected {wanted}: pass {axes} sizes.")
+    return tuple(int(n) for n in sizes)
 
 
 def as_constant(values: Any, name: str) -> Tensor:

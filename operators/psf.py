@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,30 @@ __all__ = ["disk_psf", "gaussian_psf", "load_psf", "motion_psf", "uniform_psf"]
 OVERSAMPLING = 16
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
 def _positive(value: float, name: str) -> float:
+    if not _is_number(value):
+        raise TypeError(f"{name} is {value!r}, expected a number above 0: pass a size in pixels.")
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} is {value}, expected a finite number above 0: pass a size in pixels.")
     return float(value)
 
 
 def _odd(size: int | None, default: int, name: str) -> int:
-    if size is None:
-        return default
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+    return default if size is None else _side(size, name)
+
+
+def _side(size: int, name: str) -> int:
+    if not _is_whole(size) or size < 1:
         raise ValueError(f"{name} got size={size!r}, expected a positive integer: pass the side of the PSF in pixels.")
-    return size
+    return int(size)
 
 
 def _offsets(size: int) -> Tensor:
@@ -45,7 +58,8 @@ def gaussian_psf(sigma: float, size: int | None = None) -> Tensor:
         size: side in pixels; 2 ceil(4 sigma) + 1 when absent.
 
     Raises:
-        ValueError: sigma is not a positive number or size not a positive integer.
+        TypeError: sigma is not a number.
+        ValueError: sigma is not above 0 or size not a positive integer.
 
     >>> gaussian_psf(0.5).shape
     torch.Size([5, 5])
@@ -64,7 +78,8 @@ def disk_psf(radius: float) -> Tensor:
         radius: in pixels.
 
     Raises:
-        ValueError: radius is not a positive number.
+        TypeError: radius is not a number.
+        ValueError: radius is not above 0, or not finite.
 
     >>> disk_psf(1.5).shape
     torch.Size([3, 3])
@@ -87,12 +102,15 @@ def motion_psf(length: float, angle: float = 0.0) -> Tensor:
         angle: of the motion in degrees, counter-clockwise from the horizontal.
 
     Raises:
-        ValueError: length is not a positive number or angle not a finite one.
+        TypeError: length or angle is not a number.
+        ValueError: length is not above 0 or angle not finite.
 
     >>> motion_psf(5).shape, motion_psf(5, 90).shape
     (torch.Size([1, 7]), torch.Size([7, 1]))
     """
     length = _positive(length, "motion_psf's length")
+    if not _is_number(angle):
+        raise TypeError(f"motion_psf's angle is {angle!r}, expected a number: pass degrees.")
     if not math.isfinite(angle):
         raise ValueError(f"motion_psf's angle is {angle}, expected a finite number: pass degrees.")
     count = max(math.ceil(length * OVERSAMPLING), 2)
@@ -120,8 +138,11 @@ def uniform_psf(size: int | tuple[int, int]) -> Tensor:
     >>> uniform_psf((1, 2))
     tensor([[0.5000, 0.5000]], dtype=torch.float64)
     """
-    height, width = (size, size) if isinstance(size, int) else size
-    height, width = _odd(height, 1, "uniform_psf"), _odd(width, 1, "uniform_psf")
+    pair = size if isinstance(size, tuple | list) else (size, size)
+    if len(pair) != 2:
+        raise ValueError(f"uniform_psf got size={size!r}, expected one side or (height, width): pass sizes in pixels.")
+    height, width = pair
+    height, width = _side(height, "uniform_psf"), _side(width, "uniform_psf")
     return torch.full((height, width), 1 / (height * width), dtype=torch.float64)
 
 
@@ -152,6 +173,8 @@ def load_psf(path: str | Path, index: int | None = None, key: str | None = None)
             f"The PSF file {file} cannot be read ({type(problem).__name__}: {problem}): expected a .npy file of "
             "numbers, a .mat file, or an image."
         ) from problem
+    if index is not None and not _is_whole(index):
+        raise ValueError(f"index is {index!r}, expected the number of a PSF in {file}: pass 0 to {len(arrays) - 1}.")
     if index is None and len(arrays) > 1:
         raise ValueError(f"The PSF file {file} holds {len(arrays)} PSFs: choose one with index=0 to {len(arrays) - 1}.")
     chosen = index or 0

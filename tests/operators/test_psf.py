@@ -146,3 +146,33 @@ def test_the_motion_kernels_of_levin_load() -> None:
     psfs = [load_psf(path, index) for index in range(8)]
     assert all(float(psf.sum()) == pytest.approx(1.0) and 13 <= psf.shape[0] <= 30 for psf in psfs)
     assert Blur(psfs[0], (3, 32, 32)).out_shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: uniform_psf(2.5), ValueError, "size=2.5"),  # type: ignore[arg-type]
+        (lambda: uniform_psf(True), ValueError, "size=True"),
+        (lambda: uniform_psf((1, 2, 3)), ValueError, r"size=\(1, 2, 3\)"),  # type: ignore[arg-type]
+        (lambda: uniform_psf(None), ValueError, "size=None"),  # type: ignore[arg-type]
+        (lambda: gaussian_psf("1"), TypeError, "sigma is '1'"),  # type: ignore[arg-type]
+        (lambda: gaussian_psf(1.0, True), ValueError, "size=True"),
+        (lambda: disk_psf(None), TypeError, "radius is None"),  # type: ignore[arg-type]
+        (lambda: motion_psf(5.0, "30"), TypeError, "angle is '30'"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_number_is_refused(make, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        make()
+
+
+def test_integers_of_numpy_are_integers(tmp_path: Path) -> None:
+    assert uniform_psf(np.int64(3)).shape == (3, 3)
+    assert uniform_psf((np.int64(1), np.int32(2))).shape == (1, 2)
+    assert gaussian_psf(np.float32(1.0), np.int64(5)).shape == (5, 5)
+    np.save(tmp_path / "stack.npy", np.stack([np.ones((3, 3)), np.eye(3)]))
+    torch.testing.assert_close(
+        load_psf(tmp_path / "stack.npy", index=np.int64(1)), torch.eye(3, dtype=torch.float64) / 3
+    )
+    with pytest.raises(ValueError, match="index is True"):
+        load_psf(tmp_path / "stack.npy", index=True)
