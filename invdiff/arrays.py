@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -104,6 +105,8 @@ def _check_shape(values: Array, name: str) -> None:
 
 def _data_range(values: Array, data_range: float | None, name: str) -> float:
     if data_range is not None:
+        if not isinstance(data_range, numbers.Real) or isinstance(data_range, bool):
+            raise TypeError(f"data_range is {data_range!r}: expected a number above 0, the value that means 1.")
         if not math.isfinite(data_range) or data_range <= 0:
             raise ValueError(f"data_range is {data_range}: expected a finite number above 0, the value that means 1.")
         return float(data_range)

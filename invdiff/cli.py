@@ -193,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code if isinstance(code, int) else 0
         except KeyboardInterrupt:
             return _say("Interrupted: nothing was written.", 130)
-        except (ValueError, OSError, ImportError) as error:
+        except (TypeError, ValueError, OSError, ImportError) as error:
             return _say(_sentence(error), 2)
         except (FloatingPointError, MemoryError) as error:
             return _say(_sentence(error), 1)

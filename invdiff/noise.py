@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,6 +44,10 @@ def _sum(values: Tensor) -> Tensor:
     return values.flatten(1).sum(1)
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
+
+
 @dataclass(frozen=True)
 class GaussianNoise:
     """y = z + sigma * n with n standard normal.
@@ -51,6 +57,7 @@ class GaussianNoise:
             (per pixel), or with a leading axis of m measurements: (m, 1, ..., 1) or (m, *out_shape).
 
     Raises:
+        TypeError: if sigma is neither a real number nor a tensor of them.
         ValueError: if sigma is negative or not finite.
     """
 
@@ -58,9 +65,15 @@ class GaussianNoise:
 
     def __post_init__(self) -> None:
         if isinstance(self.sigma, Tensor):
+            if self.sigma.is_complex() or self.sigma.dtype == torch.bool:
+                raise TypeError(f"sigma is a tensor of {self.sigma.dtype}: expected real numbers, such as float32.")
             if not bool(torch.isfinite(self.sigma).all()) or bool((self.sigma < 0).any()):
                 worst = self.sigma[~(torch.isfinite(self.sigma) & (self.sigma >= 0))].flatten()[0].item()
                 raise ValueError(f"sigma holds {worst}: expected standard deviations that are finite and not negative.")
+        elif isinstance(self.sigma, np.ndarray):
+            raise TypeError(f"sigma is a numpy array of shape {self.sigma.shape}: use torch.as_tensor(sigma).")
+        elif not _is_number(self.sigma):
+            raise TypeError(f"sigma is {self.sigma!r}: expected a number or a tensor, in image units.")
         elif not math.isfinite(self.sigma) or self.sigma < 0:
             raise ValueError(f"sigma is {self.sigma}: expected a standard deviation that is finite and not negative.")
 
@@ -136,12 +149,15 @@ class PoissonNoise:
         gain: image units per photon, above 0; the peak of a [0, 1] image then counts 1 / gain photons.
 
     Raises:
+        TypeError: if the gain is not a real number.
         ValueError: if the gain is not finite and positive.
     """
 
     gain: float
 
     def __post_init__(self) -> None:
+        if not _is_number(self.gain):
+            raise TypeError(f"gain is {self.gain!r}: expected one number, in image units per photon.")
         if not math.isfinite(self.gain) or self.gain <= 0:
             raise ValueError(f"gain is {self.gain}: expected a finite number above 0 (image units per photon).")
 

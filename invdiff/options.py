@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from .images import read_image
 from .operators import Blur, Downsample, Grayscale, Identity, Mask, Operator
+from .operators.base import as_constant
 from .operators.mask import bayer_mask, box_mask, half_mask, random_mask, text_mask
 from .operators.psf import disk_psf, gaussian_psf, load_psf, motion_psf, uniform_psf
 
@@ -93,7 +95,8 @@ def parse_psf(text: str) -> Tensor:
 
 
 def _uniform(size: float) -> Tensor:
-    return uniform_psf(int(size) if size == int(size) else size)  # type: ignore[arg-type]
+    # A size that is no whole number, infinity and NaN among them, is refused there in a sentence.
+    return uniform_psf(int(size) if size.is_integer() else size)  # type: ignore[arg-type]
 
 
 _PSFS: dict[str, tuple[Callable[..., Tensor], int, int, str]] = {
@@ -107,18 +110,34 @@ _PSFS: dict[str, tuple[Callable[..., Tensor], int, int, str]] = {
 def make_psf(
     psf: Any = None, psf_kind: str | None = None, psf_index: int | None = None, psf_key: str | None = None
 ) -> Tensor | None:
-    """The PSF of the options (see `build_operator`) with sum 1, or None where none is given."""
+    """The PSF of the options (see `build_operator`) with sum 1, or None where none is given.
+
+    An array is (kh, kw), or (m, kh, kw) for one PSF per member, each with sum 1.
+
+    Raises:
+        TypeError: a PSF that does not hold numbers.
+        ValueError: options that exclude each other, or a PSF that is complex, not finite or of another shape.
+    """
     if psf is not None and psf_kind is not None:
         raise ValueError(f"Both psf and psf_kind ({psf_kind!r}) are given: state one of them.")
+    from_file = isinstance(psf, str | Path)
+    for name, value in (("psf_index", psf_index), ("psf_key", psf_key)):
+        if value is not None and not from_file:
+            other = f"psf_kind ({psf_kind!r})" if psf_kind is not None else "no PSF file"
+            raise ValueError(f"{name} is {value!r} with {other}: it chooses among the PSFs of a file, given as psf.")
     if psf_kind is not None:
         return parse_psf(psf_kind)
     if psf is None:
         return None
-    if isinstance(psf, (str, Path)):
+    if from_file:
         return load_psf(psf, index=psf_index, key=psf_key)
-    kernel = torch.as_tensor(psf, dtype=torch.float64)
-    total = float(kernel.sum())
-    return kernel / total if total > 0 else kernel  # Blur refuses what has no positive sum, in its own words
+    kernel = as_constant(psf, "The PSF")
+    if kernel.ndim not in (2, 3) or kernel.numel() == 0:
+        raise ValueError(
+            f"The PSF has the shape {tuple(kernel.shape)}: expected (height, width), or (members, height, width)."
+        )
+    total = kernel.sum((-2, -1), keepdim=True)
+    return torch.where(total > 0, kernel / total, kernel)  # Blur refuses what has no positive sum, in its own words
 
 
 def _blur(shape: Shape, simulate: bool, boundary: str = "circular", **psf_options: Any) -> Operator:
@@ -145,8 +164,9 @@ def _downsample(shape: Shape, simulate: bool, factor: int = 4, kind: str | None 
         raise ValueError(
             f"kind is {kind!r} {'without' if kernel is None else 'with'} a PSF: give kind 'psf' and a PSF."
         )
-    if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1:
+    if isinstance(factor, bool) or not isinstance(factor, numbers.Integral) or factor < 1:
         raise ValueError(f"factor is {factor!r}: expected a whole number from 1 on.")
+    factor = int(factor)  # also from numpy's integers
     channels, height, width = shape
     in_shape = shape if simulate else (channels, height * factor, width * factor)
     form = kernel if kernel is not None else kind or "box"

@@ -116,10 +116,16 @@ class Posterior:
         return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write draws and record to one safetensors file, whole or not at all."""
+        """Write draws and record to one safetensors file, whole or not at all.
+
+        Raises:
+            FileNotFoundError: if the folder of the file does not exist.
+        """
         from safetensors.torch import save_file
 
         target = Path(path)
+        if not target.parent.is_dir():
+            raise FileNotFoundError(f"There is no folder {target.parent} to save {target.name} in: make it first.")
         temporary = target.with_name(target.name + ".part")
         metadata = {"record": json.dumps(self.record), "label": self.label}
         try:

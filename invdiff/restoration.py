@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -114,6 +116,9 @@ def restore(
     ((32, 32), dtype('uint8'), 'point estimate')
     """
     level = check_sigma(sigma, simulate=simulate)
+    # Checked here too, since a solver that gives a point estimate never sees it.
+    if isinstance(draws, bool) or not isinstance(draws, numbers.Integral) or draws < 1:
+        raise ValueError(f"draws is {draws!r}: expected a whole number from 1 on.")
     if truth is not None and simulate:
         raise ValueError("Both truth and simulate are given: with simulate the image itself is the truth.")
     where = pick_device(device)
@@ -125,6 +130,8 @@ def restore(
 
     shaped, layout = _read(image, operator, data_range=data_range, alpha=alpha)
     forward = _operator(operator, shaped, simulate, operator_options)
+    if forward.batch is not None:
+        raise ValueError(f"The operator has {forward.batch} members: restore takes one image; use sample().")
     clean: Tensor | None = None
     if simulate:
         clean = _fits(shaped, forward.in_shape, "image")
@@ -143,7 +150,7 @@ def restore(
         level = estimate_sigma(y)
     slot = _match_channels(slot, forward.in_shape)
     likelihood = Likelihood(y.to(where), forward.to(where), GaussianNoise(level))
-    count = draws if getattr(chosen, "stochastic", True) else 1
+    count = int(draws) if getattr(chosen, "stochastic", True) else 1
     posterior = sample(
         chosen, likelihood, slot, draws=count, seed=seed, device=where, micro_batch=micro_batch, progress=progress
     )
@@ -229,7 +236,7 @@ def check_sigma(sigma: float | str, *, simulate: bool = False) -> float | None:
             raise ValueError("sigma is 'auto': to simulate a measurement, state the noise level as a number.")
         return None
     try:
-        level = float(sigma)
+        level = float("" if isinstance(sigma, bool) else sigma)
     except (TypeError, ValueError):
         raise ValueError(f"sigma is {sigma!r}: expected a number in units of the data range, or 'auto'.") from None
     if not math.isfinite(level) or level < 0:
@@ -252,10 +259,16 @@ def pick_device(device: torch.device | str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"device is {device!r}: expected 'auto', 'cpu' or 'cuda'.") from None
+    except (RuntimeError, TypeError, ValueError):
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"device is {str(device)!r}: expected 'auto', 'cpu' or 'cuda'.")
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is 'cuda' and torch finds no CUDA device: use 'cpu' or 'auto'.")
+        raise ValueError(f"device is {str(device)!r} and torch finds no CUDA device: use 'cpu' or 'auto'.")
+    if chosen.type == "cuda" and chosen.index is not None and chosen.index >= torch.cuda.device_count():
+        raise ValueError(
+            f"device is {str(device)!r} and the last CUDA device is 'cuda:{torch.cuda.device_count() - 1}': use that."
+        )
     return chosen
 
 
@@ -269,15 +282,35 @@ def load_prior(prior: str | Prior | Callable[..., Tensor], options: Mapping[str,
     """The prior of that name with the given settings; a denoiser passes through.
 
     Raises:
-        ValueError: an unknown name or setting.
+        ValueError: an unknown name or setting, or a setting of the wrong type.
     """
     if not isinstance(prior, str):
         return as_prior(prior)
     try:
-        return priors.load(prior, **options)
+        made = priors.load(prior, **options)
     except TypeError as error:
-        # Python's own words for an unknown keyword: the settings of priors are those of their constructors.
-        raise ValueError(f"The prior {prior!r} does not take the settings {sorted(options)}: {error}.") from error
+        if not options:
+            raise
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        if "unexpected keyword argument" in str(error) or "multiple values" in str(error):
+            # Python's own words: the settings of priors are those of their constructors.
+            raise ValueError(f"The prior {prior!r} does not take the settings {given}: {error}.") from error
+        raise ValueError(
+            f"The prior {prior!r} got the settings {given}: one is not of the type that it takes."
+        ) from error
+    _check_types(prior, made, options)
+    return made
+
+
+def _check_types(name: str, prior: Prior, options: Mapping[str, Any]) -> None:
+    """Refuse a setting whose default is a number and which is not one, before a computation stumbles on it."""
+    parameters = inspect.signature(type(prior)).parameters
+    for setting, value in options.items():
+        default = parameters[setting].default if setting in parameters else None
+        for kind, words in ((int, "a whole number"), (float, "a number")):
+            wanted = numbers.Integral if kind is int else numbers.Real
+            if type(default) is kind and (isinstance(value, bool) or not isinstance(value, wanted)):
+                raise ValueError(f"{setting} of the prior {name!r} is {value!r}: expected {words}.")
 
 
 def _match_channels(prior: Prior, in_shape: tuple[int, ...]) -> Prior:
@@ -291,8 +324,6 @@ def _read(image: Any, operator: Any, *, data_range: float | None, alpha: Alpha) 
     if isinstance(operator, Operator):
         if len(operator.in_shape) != 3:
             raise ValueError(f"The operator takes {operator.in_shape}: restore needs one of images, (C, H, W).")
-        if operator.batch is not None:
-            raise ValueError(f"The operator has {operator.batch} members: restore takes one image; use sample().")
         shape = tuple(np.shape(image))
         if len(operator.out_shape) != 3 and shape == operator.out_shape:
             flat, layout = from_array(np.asarray(image).reshape(1, -1), data_range=data_range, name="image")

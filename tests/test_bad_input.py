@@ -30,6 +30,11 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         image = np.full((16, 16), 0.5, np.float32)
         image[3, 4] = value
         np.save(tmp_path / f"{name}.npy", image)
+    np.save(tmp_path / "bool.npy", np.ones((16, 16), bool))
+    np.save(tmp_path / "complex.npy", np.ones((16, 16), complex))
+    np.save(tmp_path / "words.npy", np.full((16, 16), "a"))
+    np.save(tmp_path / "word_psf.npy", np.full((3, 3), "a"))
+    np.save(tmp_path / "complex_psf.npy", np.ones((3, 3), complex))
     np.save(tmp_path / "grey_levels.npy", np.full((16, 16), 128.0))
     np.save(tmp_path / "zero_psf.npy", np.zeros((3, 3)))
     np.save(tmp_path / "negative_psf.npy", -np.ones((3, 3)))
@@ -74,6 +79,11 @@ CASES: dict[str, tuple[str, dict[str, str | None], str]] = {
     "empty file": ("empty.png", {}, "empty.png is not an image that can be read"),
     "nan pixels": ("nan.npy", {}, "NaN or infinite values (1 of 256)"),
     "infinite pixels": ("inf.npy", {}, "NaN or infinite values (1 of 256)"),
+    "bool pixels": ("bool.npy", {}, "image has dtype bool"),
+    "complex pixels": ("complex.npy", {}, "image has dtype complex128"),
+    "words for pixels": ("words.npy", {}, "image has dtype <U1"),
+    "bool truth": ("gray.png", {"--truth": "bool.npy"}, "truth has dtype bool"),
+    "complex truth": ("gray.png", {"--truth": "complex.npy"}, "truth has dtype complex128"),
     "range of floats": ("grey_levels.npy", {}, "state its data range"),
     "alpha": ("alpha.png", {}, "has an alpha channel"),
     "alpha word": ("alpha.png", {"--alpha": "grey"}, "alpha is 'grey'"),
@@ -91,6 +101,22 @@ CASES: dict[str, tuple[str, dict[str, str | None], str]] = {
     "psf sums to zero": ("colour.png", {"--operator": "blur", "--psf": "zero_psf.npy"}, "sums to 0"),
     "psf sums below zero": ("colour.png", {"--operator": "blur", "--psf": "negative_psf.npy"}, "sums to -9"),
     "psf not finite": ("colour.png", {"--operator": "blur", "--psf": "nan_psf.npy"}, "not finite"),
+    "psf of words": ("colour.png", {"--operator": "blur", "--psf": "word_psf.npy"}, "is of type <U1"),
+    "psf complex": ("colour.png", {"--operator": "blur", "--psf": "complex_psf.npy"}, "is complex"),
+    "psf size in parts": ("colour.png", {"--operator": "blur", "--psf-kind": "uniform:2.5"}, "got size=2.5"),
+    "psf size infinite": ("colour.png", {"--operator": "blur", "--psf-kind": "uniform:inf"}, "got size=inf"),
+    "psf size nan": ("colour.png", {"--operator": "blur", "--psf-kind": "uniform:nan"}, "got size=nan"),
+    "psf index of a kind": (
+        "colour.png",
+        {"--operator": "blur", "--psf-kind": "disk:2", "--psf-index": "1"},
+        "psf_index is 1 with psf_kind ('disk:2')",
+    ),
+    "psf key of a kind": (
+        "colour.png",
+        {"--operator": "blur", "--psf-kind": "disk:2", "--psf-key": "k"},
+        "psf_key is 'k' with psf_kind ('disk:2')",
+    ),
+    "psf index of nothing": ("colour.png", {"--operator": "downsample", "--psf-index": "1"}, "with no PSF file"),
     "psf too large": ("colour.png", {"--operator": "blur", "--psf": "large_psf.npy"}, "larger than the image"),
     "psf of several": ("colour.png", {"--operator": "blur", "--psf": "two_psfs.npy"}, "holds 2 PSFs"),
     "psf twice": ("colour.png", {"--operator": "blur", "--psf": "two_psfs.npy", "--psf-kind": "disk:2"}, "Both psf"),
@@ -114,6 +140,18 @@ CASES: dict[str, tuple[str, dict[str, str | None], str]] = {
     "unknown solver": ("colour.png", {"--solver": "dddrm"}, "did you mean 'ddrm'"),
     "unknown solver setting": ("colour.png", {"--set": "solver.etta=1"}, "did you mean 'eta'"),
     "bad solver setting": ("colour.png", {"--set": "solver.eta=7"}, "eta of DDRM is 7"),
+    "solver setting a word": ("colour.png", {"--solver": "pnp_hqs", "--set": "solver.lam=abc"}, "lam"),
+    "solver setting in parts": ("colour.png", {"--solver": "pnp_hqs", "--set": "solver.iterations=2.5"}, "iterations"),
+    "prior setting a word": (
+        "colour.png",
+        {"--set": "prior.scale=abc"},
+        "got the settings scale='abc': one is not of the type that it takes",
+    ),
+    "prior setting in parts": (
+        "colour.png",
+        {"--prior": "tv", "--set": "prior.iterations=2.5"},
+        "iterations of the prior 'tv' is 2.5: expected a whole number",
+    ),
     "unknown prior setting": ("colour.png", {"--set": "prior.colour=1"}, "colour"),
     "setting of nothing": ("colour.png", {"--set": "eta=1"}, "expected solver.NAME=VALUE"),
     "prior that cannot serve": ("colour.png", {"--prior": "median", "--solver": "dps"}, "differentia"),
@@ -127,6 +165,8 @@ CASES: dict[str, tuple[str, dict[str, str | None], str]] = {
     "negative seed": ("colour.png", {"--seed": "-1"}, "seed is -1"),
     "micro batch": ("colour.png", {"--micro-batch": "0"}, "micro_batch is 0"),
     "device": ("colour.png", {"--device": "gpu"}, "device is 'gpu'"),
+    "device without values": ("colour.png", {"--device": "meta"}, "device is 'meta'"),
+    "device of another kind": ("colour.png", {"--device": "xla"}, "device is 'xla'"),
     "folder not empty": ("colour.png", {"--out": "full"}, "is not empty"),
     "folder is a file": ("colour.png", {"--out": "gray.png"}, "gray.png is a file"),
     "folder under a file": ("colour.png", {"--out": "gray.png/out"}, "cannot be"),

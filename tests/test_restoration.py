@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import torch
 from skimage import data as pictures
 
 from invdiff import priors
+from invdiff.noise import GaussianNoise, PoissonNoise
 from invdiff.operators import Blur, Identity, Mask, from_function
 from invdiff.operators.psf import gaussian_psf
-from invdiff.options import build_operator, names, parse_psf
+from invdiff.options import build_operator, make_psf, names, parse_psf
 from invdiff.restoration import Restoration, check_sigma, pick_device, restore, simulate_measurement
 from invdiff.solvers import DDRM, PnPADMM
 
@@ -228,6 +230,20 @@ def test_the_record_says_what_ran() -> None:
         ({"solver_options": {"etaa": 1}}, "eta"),
         ({"device": "tpu9"}, "device is 'tpu9'"),
         ({"draws": 0}, "draws is 0"),
+        ({"draws": True}, "draws is True"),
+        ({"draws": 2.0, "solver": "pnp_hqs"}, "draws is 2.0: expected a whole number"),
+        ({"draws": 0, "solver": "pnp_hqs"}, "draws is 0"),
+        ({"sigma": True}, "sigma is True"),
+        ({"device": torch.device("meta")}, "device is 'meta'"),
+        ({"device": None}, "device is 'None'"),
+        ({"operator": "blur", "operator_options": {"psf": np.ones((3, 3), complex)}}, "PSF is complex"),
+        ({"operator": "blur", "operator_options": {"psf": np.ones(3)}}, r"PSF has the shape \(3,\)"),
+        ({"operator": "blur", "operator_options": {"psf": np.ones((2, 3, 3))}}, "2 members"),
+        ({"operator": "blur", "operator_options": {"psf": np.ones((3, 3)), "psf_index": 0}}, "with no PSF file"),
+        ({"operator": "blur", "operator_options": {"psf_kind": "disk:1", "psf_index": 0}}, "psf_index is 0"),
+        ({"operator": "downsample", "operator_options": {"factor": True}}, "factor is True"),
+        ({"prior_options": {"scale": "abc"}}, "scale='abc'"),
+        ({"prior_options": {"scale": True}}, "scale of the prior 'gaussian' is True"),
         ({"truth": np.zeros((8, 8, 3))}, "truth has shape"),
         ({"truth": np.zeros((16, 16, 3)), "simulate": True}, "Both truth and simulate"),
         (
@@ -250,6 +266,66 @@ def test_wrong_types_are_refused() -> None:
     with pytest.raises(TypeError, match="returned int"):
         restore(_astronaut(16), lambda shape: 3, sigma=0.1, **POINT)  # type: ignore[arg-type,return-value]
 
+    with pytest.raises(TypeError, match="data_range is '255'"):
+        restore(_astronaut(16), sigma=0.1, data_range="255", **POINT)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="image has dtype bool"):
+        restore(_astronaut(16) > 100, sigma=0.1, **POINT)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
+    image, three = _astronaut(16), np.int64(3)
+    drawn = restore(image, sigma=0.1, **(FAST | {"draws": three})).posterior  # type: ignore[arg-type]
+    assert len(drawn) == 3
+    assert drawn.record["draws"] == 3
+    assert len(restore(image, sigma=0.1, draws=three, **POINT).posterior) == 1  # type: ignore[arg-type]
+    assert build_operator("downsample", (1, 8, 9), factor=three).in_shape == (1, 24, 27)
+
+
+@pytest.mark.parametrize(
+    ("noise", "value", "sentence"),
+    [
+        (GaussianNoise, "x", "sigma is 'x': expected a number or a tensor"),
+        (GaussianNoise, None, "sigma is None: expected"),
+        (GaussianNoise, True, "sigma is True: expected"),
+        (GaussianNoise, [0.1], r"sigma is \[0.1\]: expected"),
+        (GaussianNoise, 1j, "sigma is 1j: expected"),
+        (GaussianNoise, np.full((2, 3), 0.1), r"sigma is a numpy array of shape \(2, 3\): use torch.as_tensor"),
+        (GaussianNoise, torch.ones(3, dtype=torch.bool), "sigma is a tensor of torch.bool"),
+        (GaussianNoise, torch.ones(3, dtype=torch.complex64), "sigma is a tensor of torch.complex64"),
+        (PoissonNoise, "x", "gain is 'x': expected one number"),
+        (PoissonNoise, True, "gain is True: expected"),
+    ],
+)
+def test_noise_levels_are_numbers(noise, value, sentence: str) -> None:
+    with pytest.raises(TypeError, match=sentence):
+        noise(value)
+
+
+def test_noise_levels_of_numpy_and_torch_are_numbers() -> None:
+    z = torch.zeros(1, 2, 3)
+    for sigma in (1, 0.5, np.float32(0.5), np.int64(1), torch.tensor(0.5), torch.ones(2, 3, dtype=torch.int64)):
+        assert float(GaussianNoise(sigma).like(z).flatten()[0]) == float(torch.as_tensor(sigma).flatten()[0])
+    assert float(PoissonNoise(np.float64(0.5)).log_prob(z, z)) == 0  # no photon where none can come
+
+
+def test_a_posterior_is_not_saved_into_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    posterior = restore(_astronaut(16), sigma=0.1, **POINT).posterior
+    with pytest.raises(FileNotFoundError, match=r"There is no folder .*missing to save draws.safetensors in"):
+        posterior.save(tmp_path / "missing" / "draws.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_psf_of_a_stack_sums_to_one() -> None:
+    stack = np.stack([np.ones((3, 3)), 5 * np.eye(3)])
+    kernel = make_psf(stack)
+    assert kernel is not None
+    torch.testing.assert_close(kernel[0], torch.full((3, 3), 1 / 9, dtype=torch.float64))
+    torch.testing.assert_close(kernel[1], torch.eye(3, dtype=torch.float64) / 3)
+    flat = build_operator("blur", (1, 8, 8), psf=stack)(torch.full((2, 1, 8, 8), 0.7))
+    torch.testing.assert_close(flat, torch.full((2, 1, 8, 8), 0.7))
+    with pytest.raises(ValueError, match="positive sum"):
+        build_operator("blur", (1, 8, 8), psf=np.stack([np.ones((3, 3)), np.zeros((3, 3))]))
+
 
 def test_options_of_operators() -> None:
     assert build_operator("gray", (1, 8, 9)).in_shape == (3, 8, 9)
@@ -268,6 +344,7 @@ def test_sigma_and_device_words() -> None:
     assert check_sigma("AUTO") is None
     assert check_sigma(0) == 0
     assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device("cpu:0").type == "cpu"
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no CUDA device"):
