@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ __all__ = ["Downsample"]
 def check_factor(factor: int, in_shape: Sequence[int]) -> tuple[int, int, int]:
     """in_shape as (C, H, W), refused where the factor is not a positive integer that divides H and W."""
     channels, height, width = as_shape(in_shape, "Downsample", axes=3)
-    if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1:
+    if isinstance(factor, bool) or not isinstance(factor, Integral) or factor < 1:
         raise ValueError(
             f"Downsample got the factor {factor!r}, expected an integer of at least 1: pass for example 4."
         )
@@ -62,6 +63,8 @@ def Downsample(factor: int, in_shape: Sequence[int], kind: Any = "box") -> Spect
     >>> Downsample(2, (1, 2, 4)) @ torch.arange(8.0).reshape(1, 1, 2, 4)
     tensor([[[[2.5000, 4.5000]]]])
     """
+    check_factor(factor, in_shape)
+    factor = int(factor)
     if not isinstance(kind, str):
         return PsfDownsample(factor, in_shape, kind)
     if kind not in ("box", "bicubic"):

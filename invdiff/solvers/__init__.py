@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import sys
 from typing import Any
 
 from .base import CapabilityError, Solver
@@ -43,7 +44,8 @@ _SOLVERS = {cls.__module__.rsplit(".", 1)[-1]: cls for cls in _CLASSES}
 
 def names() -> dict[str, str]:
     """Every solver by the name of its file, with one line each."""
-    return {name: (cls.__doc__ or "").strip().splitlines()[0] for name, cls in _SOLVERS.items()}
+    docs = {name: sys.modules[cls.__module__].__doc__ or "" for name, cls in _SOLVERS.items()}
+    return {name: doc.splitlines()[0].rstrip(".") for name, doc in docs.items()}
 
 
 def load(name: str, **settings: Any) -> Solver:

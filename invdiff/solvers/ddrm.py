@@ -1,4 +1,4 @@
-"""Denoising diffusion restoration models."""
+"""Denoising diffusion restoration models: draws, for operators with an SVD."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Diffusion posterior sampling."""
+"""Diffusion posterior sampling: draws, for any operator and a differentiable prior."""
 
 from __future__ import annotations
 

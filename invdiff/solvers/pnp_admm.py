@@ -1,4 +1,4 @@
-"""Plug-and-play ADMM."""
+"""Plug-and-play ADMM: point estimate."""
 
 from __future__ import annotations
 

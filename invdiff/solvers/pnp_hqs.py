@@ -1,4 +1,4 @@
-"""Plug-and-play half-quadratic splitting (DPIR)."""
+"""Plug-and-play half-quadratic splitting (DPIR): point estimate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plug-and-play proximal gradient descent."""
+"""Plug-and-play proximal gradient descent: point estimate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Regularisation by denoising: ADMM."""
+"""Regularisation by denoising, ADMM: point estimate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Regularisation by denoising: fixed point."""
+"""Regularisation by denoising, fixed point: point estimate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Regularisation by denoising: gradient descent."""
+"""Regularisation by denoising, gradient descent: point estimate."""
 
 from __future__ import annotations
 

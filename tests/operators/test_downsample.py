@@ -83,3 +83,9 @@ def test_coordinates_stay_orthonormal_where_a_psf_removes_every_alias() -> None:
     measurement = random(1, 1, 4, 4)
     z = torch.fft.fft2(measurement, norm="ortho")  # coordinates of a real image, zeros of s included
     torch.testing.assert_close(operator.vt(operator.v(z)), z)
+
+
+def test_a_factor_of_numpy_is_a_factor() -> None:
+    operator = Downsample(np.int64(2), (1, 4, 4))
+    assert operator.out_shape == (1, 2, 2)
+    assert type(operator.factor) is int
