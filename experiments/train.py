@@ -56,6 +56,7 @@ class Crops:
         paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name not in exclude)
         if not paths:
             raise SystemExit(f"No images in {folder}: expected files ending in {', '.join(sorted(SUFFIXES))}.")
+        self.sources = sorted({p.name.split("__")[0] for p in paths if "__" in p.name})
         self.images = [np.asarray(Image.open(p).convert("RGB")) for p in paths]
         self.images = [i for i in self.images if min(i.shape[:2]) >= crop]
         area = np.array([i.shape[0] * i.shape[1] for i in self.images], dtype=float)
@@ -152,9 +153,8 @@ def train(cfg: DictConfig) -> None:
             running, clock = 0.0, time.monotonic()
     recipe = OmegaConf.to_container(cfg)
     assert isinstance(recipe, dict)
-    sources = sorted({p.name.split("__")[0] for p in Path(cfg.data).iterdir() if p.suffix.lower() in SUFFIXES})
     card = {
-        "sources": sources,
+        "sources": crops.sources,
         "sigma_data": cfg.sigma_data,
         "sigma_range": list(cfg.sigma_range),
         # What changes the weights, and no place of the machine that trained them.
