@@ -59,7 +59,7 @@ def quick(name: str):
 def test_runs_or_says_why_not(prior, solver, request):
     slot = load(prior, request)
     try:
-        result = sample(quick(solver), likelihood(), slot)
+        result = sample(quick(solver), likelihood(), slot, micro_batch=1)
     except solvers.CapabilityError as error:
         assert solver == "dps"
         assert not slot.differentiable
@@ -86,6 +86,6 @@ def test_cuda_agrees_with_the_cpu(prior, solver):
         blurred(torch.rand(1, *SHAPE, generator=torch.Generator().manual_seed(1)))[0], blurred, GaussianNoise(0.05)
     )
     for problem in (likelihood(), given):
-        cpu = sample(quick(solver), problem, slot).draws
-        gpu = sample(quick(solver), problem, slot, device="cuda").draws
+        cpu = sample(quick(solver), problem, slot, micro_batch=2).draws
+        gpu = sample(quick(solver), problem, slot, micro_batch=2, device="cuda").draws
         torch.testing.assert_close(gpu.cpu(), cpu, atol=5e-3, rtol=0)

@@ -23,7 +23,7 @@ class PnPADMM(PointSolver):
         x = argmin_x -log p(y | x) + rho / 2 |x - (v - u)|^2,    v = D(x + u, sigma),    u = u + x - v
 
     with rho = lam / sigma^2. Venkatakrishnan, Bouman, Wohlberg 2013, "Plug-and-Play Priors for Model Based
-    Reconstruction", eqs. 9 to 11.
+    Reconstruction", its plug-and-play ADMM algorithm.
 
     Args:
         iterations: number of steps.

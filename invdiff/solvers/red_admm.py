@@ -24,8 +24,8 @@ class REDADMM(PointSolver):
         v = (beta (x + u) + w D(v, sigma)) / (beta + w),    `inner` times
         u = u + x - v
 
-    Romano, Elad, Milanfar 2017, "The Little Engine That Could: Regularization by Denoising (RED)", eqs. 34 to 36 and
-    the inner fixed point of its section 5.2.
+    Romano, Elad, Milanfar 2017, "The Little Engine That Could: Regularization by Denoising (RED)", its ADMM algorithm
+    with the inner fixed point.
 
     Args:
         iterations: number of steps.

@@ -21,7 +21,8 @@ class REDFP(PointSolver):
 
         x_{k+1} = argmin_x -log p(y | x) + w / 2 |x - D(x_k, sigma_k)|^2,    w = lam / sigma_k^2
 
-    Romano, Elad, Milanfar 2017, "The Little Engine That Could: Regularization by Denoising (RED)", eq. 37.
+    Romano, Elad, Milanfar 2017, "The Little Engine That Could: Regularization by Denoising (RED)", its fixed-point
+    algorithm.
 
     Args:
         iterations: number of steps.

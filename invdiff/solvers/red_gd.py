@@ -21,9 +21,9 @@ class REDGD(PointSolver):
 
         x = x - step (-grad log p(y | x) + w (x - D(x, sigma))),    step = 1 / (L + w),    L = |A|^2 / sigma_y^2
 
-    Romano, Elad, Milanfar 2017, "The Little Engine That Could: Regularization by Denoising (RED)", eq. 33. The paper's
-    lambda is our w times sigma_y^2, up to its image range of 255. Pixels that were not measured move by w / (L + w) of
-    what the denoiser asks for, which is little: for missing pixels use REDFP or REDADMM.
+    Romano, Elad, Milanfar 2017, "The Little Engine That Could: Regularization by Denoising (RED)", its steepest-descent
+    algorithm. The paper's lambda is our w times sigma_y^2, up to its image range of 255. Pixels that were not measured
+    move by w / (L + w) of what the denoiser asks for, which is little: for missing pixels use REDFP or REDADMM.
 
     Args:
         iterations: number of steps.

@@ -42,7 +42,7 @@ def settings(name: str) -> dict[str, float]:
 @pytest.mark.parametrize("operator", operators(), ids=["mask", "blur"])
 @pytest.mark.parametrize("name", ["red_gd", "red_fp", "red_admm"])
 def test_red_solves_its_equation(name, operator):
-    """Romano et al. 2017, eq. 32: A^T (A x - y) / sigma_y^2 + w (x - D(x)) = 0."""
+    """Romano et al. 2017, stationarity of the RED objective: A^T (A x - y) / sigma_y^2 + w (x - D(x)) = 0."""
     likelihood, prior, a, w, b = pieces(operator)
     solver = solvers.load(name, **settings(name))
     weight = solver.lam / SIGMA**2
