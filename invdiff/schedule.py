@@ -17,8 +17,8 @@ __all__ = ["karras", "noise_levels", "vp_linear"]
 def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
     """(sigma_max^(1/rho) + i/(N-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho, Karras et al. 2022, eq. 5.
 
-    >>> karras(3, 0.01, 1.0, rho=1.0).tolist()
-    [1.0, 0.505, 0.01]
+    >>> karras(3, 0.01, 1.0, rho=1.0)
+    tensor([1.0000, 0.5050, 0.0100], dtype=torch.float64)
     """
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
