@@ -120,6 +120,8 @@ def _flatten_alpha(planes: Array, alpha: Alpha, name: str) -> Array:
         raise ValueError(f"alpha is {alpha!r}: expected 'refuse', 'white' or 'black'.")
     if planes.shape[-1] in (1, 3):
         return planes
+    if bool((planes[..., -1:] == 1).all()):
+        return planes[..., :-1]  # fully opaque: nothing is behind it
     if alpha == "refuse":
         raise ValueError(f"{name} has an alpha channel: flatten it on a background with alpha 'white' or 'black'.")
     opacity = planes[..., -1:]

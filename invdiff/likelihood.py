@@ -40,6 +40,15 @@ class Likelihood:
     noise: NoiseModel
 
     def __post_init__(self) -> None:
+        if not isinstance(self.operator, Operator):
+            raise TypeError(
+                f"operator is {type(self.operator).__name__}: expected an Operator; wrap a function with "
+                "operators.from_function, a deepinv physics with operators.from_deepinv."
+            )
+        if not hasattr(self.noise, "log_prob"):
+            raise TypeError(
+                f"noise is {type(self.noise).__name__}: expected a noise model, such as GaussianNoise(0.05)."
+            )
         if not isinstance(self.y, Tensor) or not self.y.is_floating_point():
             kind = self.y.dtype if isinstance(self.y, Tensor) else type(self.y).__name__
             raise TypeError(f"y is {kind}: expected a float tensor of image units; convert it with torch.as_tensor.")

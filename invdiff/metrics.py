@@ -121,7 +121,8 @@ class Chi2:
         if self.value > 1 + band:
             return (
                 f"The draws miss the measurement by more than the noise (chi2 {self.value:.2f} > {1 + band:.2f}): "
-                "the operator or sigma is wrong, or prior and solver are biased here."
+                "more solver steps may bring them closer; else the operator or sigma is wrong, or prior and solver are "
+                "biased here."
             )
         if self.value < 1 - band:
             return (

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .images import read_image
+from .arrays import from_array
+from .images import read_array, read_image
 from .operators import Blur, Downsample, Grayscale, Identity, Mask, Operator
 from .operators.base import as_constant
 from .operators.mask import bayer_mask, box_mask, half_mask, random_mask, text_mask
@@ -186,7 +188,7 @@ def _mask(
     if mask is None:
         values = _made_mask(shape, keep, mask_kind or "random", mask_seed)
     elif isinstance(mask, (str, Path)):
-        values = read_image(mask)[0]
+        values = _mask_file(Path(mask))
         if values.shape[0] != 1 and values.shape[0] != shape[0] and torch.equal(values, values[:1].expand_as(values)):
             values = values[:1]  # a black and white picture saved in colour
         if values.shape[1:] != shape[1:]:
@@ -199,6 +201,25 @@ def _mask(
     if not bool((values > 0).any()):
         raise ValueError("The mask is 0 everywhere, so that nothing is measured: 1 means seen, 0 missing.")
     return Mask(values, shape)
+
+
+def _mask_file(path: Path) -> Tensor:
+    """The mask in a file, (C, H, W) of 0 and 1; a `.npy` of floats may hold gains in between.
+
+    Raises:
+        ValueError: a picture with greys, which are the rim of an antialiased or JPEG mask and no gains.
+    """
+    if path.suffix.lower() == ".npy":
+        array = read_array(path)
+        return from_array(array.astype(np.uint8) * 255 if array.dtype == bool else array, name=str(path))[0][0]
+    values = read_image(path)[0]
+    greys = int(((values > 0) & (values < 1)).sum())
+    if greys:
+        raise ValueError(
+            f"The mask {path} has {greys} grey values: expected white (seen) and black (missing) alone; threshold it, "
+            "or give gains from 0 to 1 as a float .npy."
+        )
+    return values
 
 
 def _made_mask(shape: Shape, keep: float | None, kind: str, seed: int) -> Tensor:

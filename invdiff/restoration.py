@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -116,6 +117,8 @@ def restore(
     ((32, 32), dtype('uint8'), 'point estimate')
     """
     level = check_sigma(sigma, simulate=simulate)
+    if isinstance(image, (str, os.PathLike)):
+        raise TypeError(f"image is the path {str(image)!r}: expected an array; read it with invdiff.images.read_array.")
     # Checked here too, since a solver that gives a point estimate never sees it.
     if isinstance(draws, bool) or not isinstance(draws, numbers.Integral) or draws < 1:
         raise ValueError(f"draws is {draws!r}: expected a whole number from 1 on.")
@@ -338,6 +341,8 @@ def _operator(operator: Any, shaped: Tensor, simulate: bool, options: Mapping[st
         return operator
     if isinstance(operator, str):
         return build_operator(operator, shape, simulate=simulate, **(options or {}))
+    if hasattr(operator, "A_adjoint"):
+        raise TypeError("operator is a deepinv physics: wrap it with operators.from_deepinv(physics, in_shape).")
     if not callable(operator):
         raise TypeError(
             f"operator is {type(operator).__name__}: expected an Operator, a name, or a function of a shape."

@@ -65,6 +65,10 @@ def sample(
         ValueError: for any other setting that cannot be used.
         FloatingPointError: if a draw becomes infinite or NaN.
     """
+    if isinstance(solver, type):
+        raise TypeError(f"solver is the class {solver.__name__}: expected an instance, {solver.__name__}().")
+    if isinstance(denoiser, str):
+        raise TypeError(f"denoiser is {denoiser!r}: expected a prior; load one with priors.load({denoiser!r}).")
     if not isinstance(solver, Solver):
         raise TypeError(f"solver is {type(solver).__name__}: expected an object with `iterate`, such as DDRM().")
     if likelihood is not None and not isinstance(likelihood, Likelihood):

@@ -271,6 +271,10 @@ def test_wrong_calls_are_refused_in_a_sentence():
         likelihood.log_prob(x)
     with pytest.raises(ValueError, match=r"rho is 0\.0: expected a penalty"):
         likelihood.prox(x, 0.0)
+    with pytest.raises(TypeError, match=r"noise is float: expected a noise model, such as GaussianNoise"):
+        Likelihood(torch.zeros(1, 3, 3), Identity((1, 3, 3)), 0.05)
+    with pytest.raises(TypeError, match=r"operator is function: expected an Operator; wrap a function with"):
+        Likelihood(torch.zeros(1, 3, 3), lambda v: v, GaussianNoise(1))
     with pytest.raises(TypeError, match="expected a float tensor"):
         Likelihood(torch.zeros(1, 3, 3, dtype=torch.uint8), Identity((1, 3, 3)), GaussianNoise(1))
     square = from_function(lambda v: v**2, (1, 3, 3), linear=False)

@@ -136,6 +136,8 @@ def test_the_prior_answers_in_the_likelihoods_dtype():
     ("kind", "change", "sentence"),
     [
         (TypeError, {"solver": "ddrm"}, "solver is str: expected an object with `iterate`"),
+        (TypeError, {"solver": DDRM}, r"solver is the class DDRM: expected an instance, DDRM\(\)"),
+        (TypeError, {"denoiser": "natural"}, r"load one with priors\.load\('natural'\)"),
         (TypeError, {"likelihood": torch.zeros(3)}, "likelihood is Tensor: expected Likelihood"),
         (ValueError, {"draws": 0}, "draws is 0: expected a whole number from 1 on"),
         (ValueError, {"draws": 2.0}, r"draws is 2\.0: expected"),
