@@ -28,7 +28,7 @@ class _Block(nn.Module):
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         self.modulation = nn.Linear(embedding, 2 * width)
-        # The block starts as the identity: a deep network without normalisation trains only from there.
+        # The block starts as the identity, so that depth does not disturb the first steps of training.
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
         nn.init.zeros_(self.modulation.weight)

@@ -43,8 +43,8 @@ class DPS(DiffusionSolver):
     With zeta = 0.3 the coverage is 0.49 / 0.80 / 0.85 / 0.11.
 
     Args:
-        steps: number of denoiser calls and backward passes (the paper uses 1,000; with 20 to 100 the result is often
-            worse than the measurement).
+        steps: number of denoiser calls and backward passes (the paper uses 1,000; 20 left a blurred photograph
+            worse than its measurement).
         zeta: step size of the paper (0.3 to 1).
 
     Raises:

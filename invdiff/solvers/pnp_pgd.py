@@ -30,8 +30,8 @@ class PnPPGD(PointSolver):
         sigma_start: first denoiser strength.
         sigma_end: last denoiser strength; the measurement's noise, at least 1/255, where left out.
         lam: the step is divided by it, so that a larger one trusts the prior more; 1 is the step 1 / L.
-        accelerate: whether to use momentum: faster with a denoiser that does not expand distances, and able to diverge
-            with a learned one, which may.
+        accelerate: whether to use momentum: faster with a denoiser that does not expand distances; a learned one
+            may, and then it can diverge.
 
     Raises:
         CapabilityError: if the step length is not known: a nonlinear operator, Poisson noise, or sigma_y = 0.
