@@ -25,7 +25,9 @@ from torch import Tensor
 
 from invdiff.priors.diffusion import edm_scalings
 from invdiff.priors.unet import UNet
-from invdiff.priors.weights import save_prior
+from invdiff.priors.weights import read_prior, save_prior
+
+from .muon import Muon
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
 
@@ -88,6 +90,19 @@ def learning_rate(step: int, cfg: DictConfig) -> float:
     return cfg.lr * min(1.0, (step + 1) / cfg.warmup, max(0.0, (cfg.steps - step) / cfg.decay))
 
 
+def optimizers(net: torch.nn.Module, name: str, lr: float) -> list[torch.optim.Optimizer]:
+    """AdamW for everything, or Muon for the inner convolutions and AdamW for the rest."""
+    inner = [
+        value
+        for key, value in net.named_parameters()
+        if name == "muon" and value.ndim == 4 and not key.startswith(("head", "tail"))
+    ]
+    chosen = {id(value) for value in inner}
+    rest = [value for value in net.parameters() if id(value) not in chosen]
+    adamw = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.995), weight_decay=1e-4)
+    return [Muon(inner, lr), adamw] if inner else [adamw]
+
+
 def save_atomically(state: object, path: Path) -> None:
     temporary = path.with_suffix(".part")
     torch.save(state, temporary)
@@ -101,13 +116,17 @@ def train(cfg: DictConfig) -> None:
     heldout = set(Path(cfg.heldout).read_text().split())
     crops = Crops(Path(cfg.data), heldout, cfg.crop)
     net = UNet(**OmegaConf.to_container(cfg.network)).to(cfg.device, memory_format=torch.channels_last)  # type: ignore[call-overload,arg-type]
+    if cfg.init is not None:
+        net.load_state_dict({k: v.float() for k, v in read_prior(cfg.init)[0].items()})
     average = {k: v.detach().clone() for k, v in net.named_parameters()}
-    optimizer = torch.optim.AdamW(net.parameters(), lr=cfg.lr, betas=(0.9, 0.995), weight_decay=1e-4)
+    steppers = optimizers(net, cfg.optimizer, cfg.lr)
+    run = torch.compile(net) if cfg.compile else net
     start, checkpoint = 0, out / "last.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=cfg.device, weights_only=True)
         net.load_state_dict(state["net"])
-        optimizer.load_state_dict(state["optimizer"])
+        for stepper, held in zip(steppers, state["optimizers"], strict=True):
+            stepper.load_state_dict(held)
         average, start = state["average"], state["step"]
         print(f"resumed at step {start}", flush=True)
     running, clock = 0.0, time.monotonic()
@@ -122,17 +141,19 @@ def train(cfg: DictConfig) -> None:
         c_skip, c_out, c_in, c_noise = edm_scalings(s, cfg.sigma_data)
         noisy = x0 - 0.5 + s * noise
         target = (x0 - 0.5 - c_skip * noisy) / c_out
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, cfg)
+        for stepper in steppers:
+            for group in stepper.param_groups:
+                group["lr"] = learning_rate(step, cfg)
         with torch.autocast(str(cfg.device).split(":")[0], torch.bfloat16):
-            output = net((c_in * noisy).to(memory_format=torch.channels_last), c_noise.flatten())
+            output = run((c_in * noisy).to(memory_format=torch.channels_last), c_noise.flatten())
         loss = (output.float() - target).square().mean()
         if not torch.isfinite(loss):
             raise SystemExit(f"The loss is {loss.item()} at step {step}: the last good checkpoint is {checkpoint}.")
-        optimizer.zero_grad()
+        net.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), cfg.clip)
-        optimizer.step()
+        for stepper in steppers:
+            stepper.step()
         keep = min(cfg.ema, (step + 1) / (step + 10))
         with torch.no_grad():
             for key, value in net.named_parameters():
@@ -148,7 +169,8 @@ def train(cfg: DictConfig) -> None:
                     writer.writeheader()
                 writer.writerow(row)
             print(json.dumps(row), flush=True)
-            state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": done}
+            held = [stepper.state_dict() for stepper in steppers]
+            state = {"net": net.state_dict(), "optimizers": held, "average": average, "step": done}
             save_atomically(state, checkpoint)
             running, clock = 0.0, time.monotonic()
     recipe = OmegaConf.to_container(cfg)
