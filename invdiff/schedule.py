@@ -1,51 +1,64 @@
 """Decreasing noise levels of diffusion solvers, in sigma (variance exploding) and image units ([0, 1] range).
 
 A variance-preserving process on [-1, 1] images, x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps, is the process
-x0 + sigma eps with sigma = sqrt((1 - alpha_bar) / alpha_bar) in its units, and half of that in ours.
+x0 + sigma eps with sigma = sqrt((1 - alpha_bar) / alpha_bar) in its units, and half of that in ours. The processes
+themselves are in `invdiff.process`.
 """
 
 from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
-__all__ = ["karras", "noise_levels", "vp_linear"]
+from .process import EDM, VE, Discrete, Flow, Process, VPCosine, VPLinear, karras
 
-
-def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
-    """(sigma_max^(1/rho) + i/(N-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho, Karras et al. 2022, eq. 5.
-
-    >>> karras(3, 0.01, 1.0, rho=1.0)
-    tensor([1.0000, 0.5050, 0.0100], dtype=torch.float64)
-    """
-    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
-    high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    return (high + ramp * (low - high)) ** rho
+__all__ = [
+    "EDM",
+    "VE",
+    "Discrete",
+    "Flow",
+    "Process",
+    "VPCosine",
+    "VPLinear",
+    "karras",
+    "noise_levels",
+    "vp_linear",
+]
 
 
 def vp_linear(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
-    """The linear-beta schedule of DDPM (Ho et al. 2020, section 4), evenly spaced in time between the two sigmas.
-
-    alpha_bar(t) = exp(-t (beta_0 + t (beta_1 - beta_0) / 2)) with beta_0 = 0.1 and beta_1 = 20 (Song et al. 2021,
-    eq. 33), which the 1,000 betas from 1e-4 to 0.02 discretise.
-    """
-
-    def time(sigma: float) -> float:
-        # sigma is ours; (2 sigma)^2 + 1 = 1 / alpha_bar.
-        exponent = math.log1p(4 * sigma**2)
-        return (-0.1 + math.sqrt(0.01 + 2 * 19.9 * exponent)) / 19.9
-
-    t = torch.linspace(time(sigma_max), time(sigma_min), steps, dtype=torch.float64)
-    return torch.expm1(t * (0.1 + t * 19.9 / 2)).sqrt() / 2
+    """The linear-beta schedule of DDPM (`VPLinear`) on [-1, 1] images, in image units."""
+    return VPLinear().levels(steps, 2 * sigma_min, 2 * sigma_max) / 2
 
 
-SCHEDULES = {"karras": karras, "vp": vp_linear}
+def vp_cosine(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+    """The cosine schedule (`VPCosine`) on [-1, 1] images, in image units."""
+    return VPCosine().levels(steps, 2 * sigma_min, 2 * sigma_max) / 2
+
+
+def ve_geometric(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+    """Evenly spaced in log sigma, the schedule of `VE`."""
+    return VE(sigma_min, sigma_max).levels(steps, sigma_min, sigma_max)
+
+
+def flow_linear(steps: int, sigma_min: float, sigma_max: float) -> Tensor:
+    """Evenly spaced in the time of `Flow` on [-1, 1] images, in image units."""
+    return Flow().levels(steps, 2 * sigma_min, 2 * sigma_max) / 2
+
+
+SCHEDULES = {"karras": karras, "vp": vp_linear, "cosine": vp_cosine, "ve": ve_geometric, "flow": flow_linear}
 
 
 def noise_levels(schedule: str, steps: int, sigma_min: float, sigma_max: float) -> list[float]:
-    """`steps` noise levels from sigma_max to sigma_min, then 0.
+    """`steps` noise levels from sigma_max to sigma_min, image units, then 0.
+
+    Args:
+        schedule: "karras" (EDM, rho 7), "vp" (even in the time of the linear betas), "cosine", "ve" (geometric) or
+            "flow" (even in the time of rectified flow).
+        steps: how many.
+        sigma_min: last level before 0, image units.
+        sigma_max: first level, image units.
 
     Raises:
         ValueError: for an unknown schedule or limits that are not 0 < sigma_min < sigma_max.
