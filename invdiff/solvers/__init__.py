@@ -1,7 +1,11 @@
 """Solvers: one method, one file, one frozen dataclass that yields iterates; `invdiff.sample` runs them.
 
->>> sorted(names())
+Restoration takes a likelihood; `PriorSampler`s draw from the prior alone, and take none.
+
+>>> sorted(name for name in names() if not isinstance(load(name), PriorSampler))
 ['ddrm', 'dps', 'pnp_admm', 'pnp_hqs', 'pnp_pgd', 'red_admm', 'red_fp', 'red_gd']
+>>> sorted(name for name in names() if isinstance(load(name), PriorSampler))
+['ddim', 'ddpm', 'dpmpp_2m', 'dpmpp_sde', 'heun', 'pf_ode']
 >>> load("ddrm", steps=10).steps
 10
 """
@@ -13,9 +17,15 @@ import difflib
 import sys
 from typing import Any
 
-from .base import CapabilityError, Solver
+from .base import CapabilityError, PriorSampler, Solver
+from .ddim import DDIM
+from .ddpm import DDPM
 from .ddrm import DDRM
+from .dpmpp_2m import DPMpp2M
+from .dpmpp_sde import DPMppSDE
 from .dps import DPS
+from .heun import Heun
+from .pf_ode import PFODE
 from .pnp_admm import PnPADMM
 from .pnp_hqs import PnPHQS
 from .pnp_pgd import PnPPGD
@@ -24,21 +34,31 @@ from .red_fp import REDFP
 from .red_gd import REDGD
 
 __all__ = [
+    "DDIM",
+    "DDPM",
     "DDRM",
     "DPS",
+    "PFODE",
     "REDADMM",
     "REDFP",
     "REDGD",
     "CapabilityError",
+    "DPMpp2M",
+    "DPMppSDE",
+    "Heun",
     "PnPADMM",
     "PnPHQS",
     "PnPPGD",
+    "PriorSampler",
     "Solver",
     "load",
     "names",
 ]
 
-_CLASSES: tuple[type, ...] = (PnPPGD, PnPADMM, PnPHQS, REDGD, REDFP, REDADMM, DPS, DDRM)
+_CLASSES: tuple[type, ...] = (
+    *(PnPPGD, PnPADMM, PnPHQS, REDGD, REDFP, REDADMM, DPS, DDRM),
+    *(DDPM, DDIM, Heun, DPMpp2M, DPMppSDE, PFODE),
+)
 _SOLVERS = {cls.__module__.rsplit(".", 1)[-1]: cls for cls in _CLASSES}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import numbers
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from ..priors.base import Prior
 from ..random import MemberRandom
 from ..schedule import noise_levels
 
-__all__ = ["CapabilityError", "DiffusionSolver", "PointSolver", "Solver", "column"]
+__all__ = ["CapabilityError", "DiffusionSolver", "PointSolver", "PriorSampler", "Solver", "column"]
 
 # Pixel values vary by about a quarter around the middle of the range: the prior of somebody who knows nothing else.
 PIXEL_STD = 0.25
@@ -95,7 +96,9 @@ class PointSolver:
     def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
         """Refuse what this solver cannot do, in a sentence."""
         if likelihood is None:
-            raise CapabilityError(f"{type(self).__name__} needs a likelihood: to draw from the prior alone use DPS.")
+            raise CapabilityError(
+                f"{type(self).__name__} needs a likelihood: to draw from the prior alone use DDPM or Heun."
+            )
         if not isinstance(likelihood.operator, LinearOperator):
             kind = type(likelihood.operator).__name__
             raise CapabilityError(f"{type(self).__name__} needs a linear operator; {kind} is not one. Use DPS.")
@@ -185,6 +188,11 @@ class DiffusionSolver:
     def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
         """Refuse what this solver cannot do, in a sentence."""
         name, (low, high) = type(self).__name__, denoiser.sigma_range
+        if likelihood is None and (low > 0.05 or self.heuristic(denoiser)):
+            raise CapabilityError(
+                f"{name} cannot draw from the prior alone with {denoiser.name}, which serves noise levels from "
+                f"{low:.3g} to {high:.3g} only. Use a diffusion prior (natural)."
+            )
         if low > 0.05 or high <= self.sigma_min:
             raise CapabilityError(
                 f"{name} needs a prior for noise levels down to {self.sigma_min:g}; {denoiser.name} serves "
@@ -199,11 +207,6 @@ class DiffusionSolver:
             raise CapabilityError(
                 f"{name} is to start at sigma {self.sigma_max:g}; {denoiser.name} serves at most {high:.3g}. "
                 "Start there or lower, or leave sigma_max out."
-            )
-        if likelihood is None and self.heuristic(denoiser):
-            raise CapabilityError(
-                f"{name} cannot draw from the prior alone with {denoiser.name}, which serves noise levels up to "
-                f"{high:.3g} only. Use a diffusion prior (natural)."
             )
 
     def heuristic(self, denoiser: Prior) -> bool:
@@ -223,3 +226,55 @@ class DiffusionSolver:
         if likelihood is not None and self.heuristic(denoiser) and isinstance(likelihood.operator, LinearOperator):
             centre = likelihood.prox(centre, PIXEL_STD**-2)
         return centre + first * random.normal(like)
+
+
+@dataclass(frozen=True)
+class PriorSampler(DiffusionSolver):
+    """Samplers of the prior alone: they take no likelihood, and with a `start` they go on from its noise level.
+
+    Args:
+        steps: number of steps.
+        schedule: spacing of the noise levels, a name of `invdiff.schedule.noise_levels`.
+        sigma_min: last noise level before 0, image units; at least the lowest of the prior's range.
+        sigma_max: first noise level; where left out the highest of the prior's range, and at most 40.
+        sigmas: the noise levels themselves, falling and above 0, image units, in place of steps, schedule and
+            sigma_min; 0 follows by itself. A sigma_max, or a start_sigma, cuts them and goes before those below it.
+    """
+
+    sigmas: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.sigmas is None:
+            super().__post_init__()
+            return
+        given = [float(sigma) for sigma in self.sigmas]
+        falling = all(high > low for high, low in itertools.pairwise(given))
+        if not given or not falling or not 0 < given[-1] <= given[0] < math.inf:
+            raise ValueError(
+                f"sigmas of {type(self).__name__} are {self.sigmas}: expected falling noise levels above 0, such as "
+                "(10.0, 1.0, 0.1)."
+            )
+        require_positive(self, "sigma_max")
+        if self.sigma_max is not None:
+            given = [self.sigma_max, *(sigma for sigma in given if sigma < self.sigma_max)]
+        for name, value in (("sigmas", tuple(given)), ("steps", len(given)), ("sigma_min", given[-1])):
+            object.__setattr__(self, name, value)
+
+    def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
+        """Refuse what this solver cannot do, in a sentence."""
+        name = type(self).__name__
+        if likelihood is not None:
+            raise CapabilityError(
+                f"{name} draws from the prior alone and takes no likelihood: use DDRM or DPS to restore a measurement."
+            )
+        super().check(likelihood, denoiser)
+        high = denoiser.sigma_range[1]
+        if self.sigmas is not None and self.sigmas[0] > high:
+            raise CapabilityError(
+                f"{name} is to start at sigma {self.sigmas[0]:g}; {denoiser.name} serves at most {high:.3g}. "
+                "Start there or lower."
+            )
+
+    def levels(self, denoiser: Prior) -> list[float]:
+        """The noise levels from the first to 0."""
+        return super().levels(denoiser) if self.sigmas is None else [*self.sigmas, 0.0]

@@ -65,7 +65,7 @@ class DDRM(DiffusionSolver):
         """Refuse what this solver cannot do, in a sentence."""
         super().check(likelihood, denoiser)
         if likelihood is None:
-            raise CapabilityError("DDRM needs a likelihood: to draw from the prior alone use DPS, then plain DDPM.")
+            raise CapabilityError("DDRM needs a likelihood: to draw from the prior alone use DDPM or Heun.")
         if not isinstance(likelihood.operator, Spectral):
             raise CapabilityError(
                 f"DDRM needs an operator with an SVD; {type(likelihood.operator).__name__} has none. "

@@ -17,6 +17,8 @@ from invdiff.priors import FunctionPrior, GaussianPrior
 SHAPE = (1, 8, 8)
 NAMES = sorted(solvers.names())
 SAMPLERS = [name for name in NAMES if solvers.load(name).stochastic]
+ALONE = [name for name in NAMES if isinstance(solvers.load(name), solvers.PriorSampler)]
+RESTORERS = sorted({*NAMES} - {*ALONE})
 
 
 def quick(name: str):
@@ -33,6 +35,11 @@ def likelihood(measurements: int | None = None) -> Likelihood:
     operator = Mask(mask, SHAPE)
     y = operator(prior().sample(measurements or 1, seed=1).float())
     return Likelihood(y if measurements else y[0], operator, GaussianNoise(0.05))
+
+
+def problem(name: str, measurements: int | None = None) -> Likelihood | None:
+    """What the solver takes: None if it draws from the prior alone."""
+    return None if name in ALONE else likelihood(measurements)
 
 
 def test_one_method_one_file():
@@ -53,27 +60,27 @@ def test_a_frozen_dataclass_with_no_required_setting_and_a_paper(name):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_draw_has_the_same_bits_for_any_number_of_draws(name):
-    few = sample(quick(name), likelihood(), prior(), draws=3, micro_batch=2).draws
-    many = sample(quick(name), likelihood(), prior(), draws=5, micro_batch=2).draws
+    few = sample(quick(name), problem(name), prior(), draws=3, micro_batch=2).draws
+    many = sample(quick(name), problem(name), prior(), draws=5, micro_batch=2).draws
     assert torch.equal(few, many[:3])
     assert not torch.allclose(many[0], many[1])
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_draw_does_not_depend_on_the_micro_batch(name):
-    one = sample(quick(name), likelihood(2), prior(), draws=3, micro_batch=1).draws
-    other = sample(quick(name), likelihood(2), prior(), draws=3, micro_batch=4).draws
+    one = sample(quick(name), problem(name, 2), prior(), draws=3, micro_batch=1).draws
+    other = sample(quick(name), problem(name, 2), prior(), draws=3, micro_batch=4).draws
     torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_seeds(name):
-    first, again, other = (sample(quick(name), likelihood(), prior(), draws=2, seed=s).draws for s in (0, 0, 1))
+    first, again, other = (sample(quick(name), problem(name), prior(), draws=2, seed=s).draws for s in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RESTORERS)
 def test_several_measurements_equal_one_at_a_time(name):
     joint = likelihood(3)
     together = sample(quick(name), joint, prior()).draws
@@ -85,7 +92,7 @@ def test_several_measurements_equal_one_at_a_time(name):
         torch.testing.assert_close(together[:, 2], last, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RESTORERS)
 def test_members_with_their_own_operator_and_sigma(name):
     generator = torch.Generator().manual_seed(0)
     operator = Mask((torch.rand(2, *SHAPE, generator=generator) < 0.6).float(), SHAPE)
@@ -97,7 +104,7 @@ def test_members_with_their_own_operator_and_sigma(name):
     torch.testing.assert_close(joint, alone, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RESTORERS)
 @pytest.mark.parametrize("boundary", ["circular", "reflect"])
 def test_a_member_does_not_feel_its_neighbours_operator(name, boundary):
     """PSFs of sum 1 and 3, and of very different sharpness: no norm, cut or step may be taken over both."""
@@ -114,8 +121,8 @@ def test_a_member_does_not_feel_its_neighbours_operator(name, boundary):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_of_the_callers_is_touched(name, global_random_state_is_untouched):
-    given = likelihood()
-    y = given.y.clone()
+    given = problem(name)
+    y = likelihood().y
     plain = sample(quick(name), given, prior())
     steps = []
 
@@ -124,12 +131,12 @@ def test_nothing_of_the_callers_is_touched(name, global_random_state_is_untouche
         x.zero_()
 
     watched = sample(quick(name), given, prior(), on_step=spoil)
-    assert torch.equal(given.y, y)
+    assert given is None or torch.equal(given.y, y)
     assert torch.equal(plain.draws, watched.draws)
     assert steps == list(range(1, 13))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RESTORERS)
 @pytest.mark.parametrize("sigma", [0.05, 0.0])
 def test_sigma_zero_is_legal_or_refused_in_a_sentence(name, sigma):
     given = Likelihood(likelihood().y, likelihood().operator, GaussianNoise(sigma))
@@ -143,7 +150,7 @@ def test_sigma_zero_is_legal_or_refused_in_a_sentence(name, sigma):
         assert torch.isfinite(result.draws).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RESTORERS)
 def test_every_kind_of_problem_runs_or_is_refused_in_a_sentence(name):
     problems = {
         "no svd": Likelihood(
@@ -156,21 +163,22 @@ def test_every_kind_of_problem_runs_or_is_refused_in_a_sentence(name):
         "per pixel": Likelihood(torch.rand(SHAPE), Identity(SHAPE), GaussianNoise(torch.full(SHAPE, 0.1))),
     }
     outcomes = {}
-    for kind, problem in problems.items():
+    for kind, given in problems.items():
         try:
-            outcomes[kind] = bool(torch.isfinite(sample(quick(name), problem, prior()).draws).all())
+            outcomes[kind] = bool(torch.isfinite(sample(quick(name), given, prior()).draws).all())
         except solvers.CapabilityError as error:
-            advised = [other for other in NAMES if type(quick(other)).__name__ in str(error).split("se ", 1)[1]]
+            advised = [other for other in RESTORERS if type(quick(other)).__name__ in str(error).split("se ", 1)[1]]
             assert advised, error
             for other in advised:
-                assert torch.isfinite(sample(quick(other), problem, prior()).draws).all(), (str(error), other)
+                assert torch.isfinite(sample(quick(other), given, prior()).draws).all(), (str(error), other)
             outcomes[kind] = True
     assert all(outcomes.values()), outcomes
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_plain_function_serves_as_prior(name):
-    result = sample(quick(name), likelihood(), lambda x, sigma: (x + 0.5 * sigma**2) / (1 + sigma**2))
+    shrink = lambda x, sigma: (x + 0.5 * sigma**2) / (1 + sigma**2)  # noqa: E731
+    result = sample(quick(name), problem(name), shrink, in_shape=SHAPE)
     assert torch.isfinite(result.draws).all()
     assert result.record["prior"]
 
@@ -183,26 +191,31 @@ def test_a_prior_of_limited_range_is_never_called_outside_it(name):
         asked.append(float(sigma))
         return prior()(x, sigma)
 
-    limited = FunctionPrior(watch, name="watched", sigma_range=(0.01, 55 / 255))
-    result = sample(quick(name), likelihood(), limited)
+    highest = 15.0 if name in ALONE else 55 / 255
+    limited = FunctionPrior(watch, name="watched", sigma_range=(0.01, highest))
+    solver = dataclasses.replace(quick(name), s_churn=10.0) if name == "heun" else quick(name)
+    result = sample(solver, problem(name), limited, in_shape=SHAPE)
     assert min(asked) >= 0.01 - 1e-9
-    assert max(asked) <= 55 / 255 + 1e-6
-    assert result.label == ("heuristic spread" if name in SAMPLERS else "point estimate")
+    assert max(asked) == pytest.approx(highest)
+    if name in ALONE:
+        assert result.label == "uncalibrated spread"
+    else:
+        assert result.label == ("heuristic spread" if name in SAMPLERS else "point estimate")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_denoiser_of_one_level(name):
     fixed = FunctionPrior(lambda x, sigma: prior()(x, sigma), name="fixed", sigma_range=(25 / 255, 25 / 255))
     if name in SAMPLERS:
-        with pytest.raises(solvers.CapabilityError, match="fixed serves"):
-            sample(quick(name), likelihood(), fixed)
+        with pytest.raises(solvers.CapabilityError, match=r"fixed,? (which )?serves"):
+            sample(quick(name), problem(name), fixed, in_shape=SHAPE)
     else:
-        assert torch.isfinite(sample(quick(name), likelihood(), fixed).draws).all()
+        assert torch.isfinite(sample(quick(name), problem(name), fixed).draws).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_point_estimates_have_no_spread_and_samplers_have(name):
-    result = sample(quick(name), likelihood(), prior(), draws=2 if name in SAMPLERS else 1)
+    result = sample(quick(name), problem(name), prior(), draws=2 if name in SAMPLERS else 1)
     if name in SAMPLERS:
         assert result.std().shape == SHAPE
         assert result.label == "uncalibrated spread"
@@ -210,16 +223,42 @@ def test_point_estimates_have_no_spread_and_samplers_have(name):
         with pytest.raises(ValueError, match="one point estimate, which has no spread"):
             result.std()
         with pytest.raises(ValueError, match="ask for draws=1, not 2"):
-            sample(quick(name), likelihood(), prior(), draws=2)
+            sample(quick(name), problem(name), prior(), draws=2)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_record_says_what_ran(name):
-    record = sample(quick(name), likelihood(), prior(), seed=3).record
+    record = sample(quick(name), problem(name), prior(), seed=3).record
     assert record["solver"]["name"] == type(solvers.load(name)).__name__
     assert record["seed"] == 3
-    assert record["nfe"] == 12
+    assert record["nfe"] == {"heun": 23, "pf_ode": 45}.get(name, 12)
     assert record["environment"]["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_likelihood_is_refused_by_what_draws_from_the_prior_alone(name):
+    called = FunctionPrior(lambda x, sigma: pytest.fail("called"), name="called")
+    with pytest.raises(solvers.CapabilityError, match="takes no likelihood: use DDRM or DPS to restore a measurement"):
+        sample(quick(name), likelihood(), called)
+
+
+@pytest.mark.parametrize("name", RESTORERS)
+def test_without_a_likelihood_a_restorer_draws_or_names_what_does(name):
+    try:
+        assert torch.isfinite(sample(quick(name), None, prior()).draws).all()
+    except solvers.CapabilityError as error:
+        assert "to draw from the prior alone use DDPM or Heun" in str(error)
+
+
+@pytest.mark.parametrize("name", [*ALONE, "dps"])
+@pytest.mark.parametrize("sigma_range", [(0.0, 0.3), (0.1, 40.0)])
+def test_the_prior_alone_needs_every_noise_level(name, sigma_range):
+    limited = FunctionPrior(lambda x, sigma: x, name="limited", sigma_range=sigma_range)
+    sentence = (
+        r"cannot draw from the prior alone with limited, which serves noise levels from .* only\. Use a diffusion"
+    )
+    with pytest.raises(solvers.CapabilityError, match=sentence):
+        sample(quick(name), None, limited, in_shape=SHAPE)
 
 
 def test_a_wrong_channel_count_is_refused():
@@ -252,6 +291,16 @@ def test_dps_refuses_what_cannot_be_differentiated():
         (lambda: solvers.PnPPGD(accelerate="maybe"), "accelerate of PnPPGD is 'maybe': expected true or false"),
         (lambda: solvers.REDGD(lam=float("nan")), "lam of REDGD is nan: expected a finite number above 0"),
         (lambda: solvers.DDRM(sigma_min=1.0, sigma_max=0.5), "expected 0 < sigma_min < sigma_max"),
+        (lambda: solvers.DDPM(variance="learned"), "variance of DDPM is 'learned': expected small or large"),
+        (lambda: solvers.DDIM(eta=-0.1), r"eta of DDIM is -0\.1: expected a number from 0 to 1"),
+        (lambda: solvers.Heun(s_churn=-1.0), r"s_churn of Heun is -1\.0: expected a number from 0 on"),
+        (lambda: solvers.Heun(s_noise=0.0), r"s_noise of Heun is 0\.0: expected a finite number above 0"),
+        (
+            lambda: solvers.DPMpp2M(sigmas=(1.0, 2.0)),
+            r"sigmas of DPMpp2M are \(1\.0, 2\.0\): expected falling noise lev",
+        ),
+        (lambda: solvers.PFODE(sigmas=(1.0, 0.0)), "sigmas of PFODE are .* expected falling noise levels above 0"),
+        (lambda: solvers.DDIM(sigmas=()), r"sigmas of DDIM are \(\): expected falling"),
     ],
 )
 def test_wrong_settings_are_refused_in_a_sentence(make, sentence):

@@ -91,7 +91,7 @@ def test_without_noise_every_draw_reproduces_the_measurement(name):
 
 
 def test_it_needs_a_likelihood():
-    with pytest.raises(CapabilityError, match="DDRM needs a likelihood: to draw from the prior alone use DPS"):
+    with pytest.raises(CapabilityError, match="DDRM needs a likelihood: to draw from the prior alone use DDPM or Heun"):
         sample(DDRM(), None, GaussianPrior.power_law(SHAPE))
 
 

@@ -1,0 +1,59 @@
+"""Ancestral sampling of a diffusion prior (DDPM): draws of the prior."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..likelihood import Likelihood
+from ..priors.base import Prior
+from ..random import MemberRandom
+from .base import PriorSampler
+
+__all__ = ["DDPM"]
+
+
+@dataclass(frozen=True)
+class DDPM(PriorSampler):
+    """Step back along the chain that added the noise, drawing each step afresh.
+
+    From level sigma to the next level t, with x0 = D(x, sigma):
+
+        x' = x0 + (t^2 / sigma^2) (x - x0) + s eps
+        small:  s^2 = t^2 (1 - t^2 / sigma^2)                          (exact if the image were x0)
+        large:  s^2 = (1 + 4 t^2) (sigma^2 - t^2) / (1 + 4 sigma^2)    (exact for images of independent unit values)
+
+    Ho, Jain, Abbeel 2020, "Denoising Diffusion Probabilistic Models", algorithm 2 with either of the two variances of
+    its section 3.2; the large one is beta_t on [-1, 1] images, hence the 4, and adds nothing in the last step.
+
+    Args:
+        variance: "small" or "large".
+
+    Raises:
+        CapabilityError: if there is a likelihood, or the prior does not serve all noise levels.
+    """
+
+    steps: int = 1000
+    variance: str = "small"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.variance not in ("small", "large"):
+            raise ValueError(f"variance of DDPM is {self.variance!r}: expected small or large.")
+
+    def iterate(
+        self, likelihood: Likelihood | None, denoiser: Prior, x: Tensor, random: MemberRandom
+    ) -> Iterator[Tensor]:
+        for sigma, t in itertools.pairwise(self.levels(denoiser)):
+            x0 = denoiser(x, sigma)
+            x = x0 + (t / sigma) ** 2 * (x - x0)
+            if t > 0:
+                if self.variance == "small":
+                    fresh = t**2 * (1 - (t / sigma) ** 2)
+                else:
+                    fresh = (1 + 4 * t**2) * (sigma**2 - t**2) / (1 + 4 * sigma**2)
+                x = x + fresh**0.5 * random.normal(x)
+            yield x
