@@ -108,14 +108,16 @@ def weight_hash(thing: object) -> str | None:
 
 
 def _networks(thing: object, seen: set[int]) -> Iterator[nn.Module]:
-    """The modules in the attributes of a prior, and in the priors that it wraps."""
+    """The modules in the public attributes of a prior, and in the priors that it wraps; private ones are copies."""
     if id(thing) in seen or isinstance(thing, Tensor | str | bytes | int | float | type):
         return
     seen.add(id(thing))
     if isinstance(thing, nn.Module):
         yield thing
         return
-    for value in vars(thing).values() if hasattr(thing, "__dict__") else ():
+    for name, value in vars(thing).items() if hasattr(thing, "__dict__") else ():
+        if name.startswith("_"):
+            continue
         if isinstance(value, nn.Module) or type(value).__module__.startswith("invdiff."):
             yield from _networks(value, seen)
 

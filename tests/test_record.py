@@ -103,7 +103,7 @@ def test_a_tensor_by_shape_and_hash() -> None:
 def test_the_settings_of_a_prior(name: str, options: dict[str, Any]) -> None:
     if name == "natural":
         prior: priors.Prior = diffusion(0.1)
-        options = {"precision": "auto", "sigma_data": 0.25}
+        options = {"sigma_data": 0.25, "parametrization": "F"}
     else:
         prior = priors.load(name, **options)
     found = plain(prior)

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
 from invdiff.priors.base import Prior, check_range, lies_on
+from invdiff.priors.precision import lay_out, resolve
 from invdiff.priors.weights import fill, load_state_dict
 
 __all__ = ["DRUNet", "DRUNetwork", "DnCNN", "FFDNet", "NetworkPrior", "plain_stack"]
-
-PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
 class NetworkPrior(Prior):
@@ -27,7 +26,8 @@ class NetworkPrior(Prior):
         network: the module; it is used in evaluation mode, with its parameters frozen.
         channels: image channels.
         sigma_range: lowest and highest noise level that it was trained for.
-        precision: "float32", "float64" or "bfloat16": what the network computes in. Results keep the image's dtype.
+        precision: "float32", "float64", "bfloat16" or "auto" (see `precision.resolve`): what the network computes in.
+            Results keep the image's dtype. bfloat16 rounds the image of a network that returns it (FFDNet, DRUNet).
         channels_last: lay the tensors out with the channels last, which some devices prefer.
 
     Raises:
@@ -43,32 +43,53 @@ class NetworkPrior(Prior):
         precision: str = "float32",
         channels_last: bool = False,
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision of {self.name} must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
         self.channels = channels
         self.sigma_range = check_range(sigma_range, self.name)
-        self.precision = PRECISIONS[precision]
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        frozen = network.eval().requires_grad_(False).to(dtype=self.precision)
-        self.network = frozen.to(memory_format=self.layout)
+        self.network = network.eval().requires_grad_(False)
+        self._wanted = precision
+        self._settle(compile=False)
+
+    def _settle(self, compile: bool) -> None:
+        last = self.layout is torch.channels_last
+        self._run, self._dtype = lay_out(self.network, self._wanted, channels_last=last, compile=compile)
+        self.precision = str(self._dtype).removeprefix("torch.")
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         held = next(self.network.parameters()).device
         if held != x.device:
             raise ValueError(f"{self.name} is on {held} and the image on {x.device}; move it with prior.to(device).")
-        inner = x.to(dtype=self.precision, memory_format=self.layout)
-        return self.estimate(x, inner, sigma.to(self.precision)).to(x.dtype)
+        inner = x.to(dtype=self._dtype, memory_format=self.layout)
+        return self.estimate(x, inner, sigma.to(self._dtype)).to(x.dtype)
 
     def estimate(self, x: Tensor, inner: Tensor, sigma: Tensor) -> Tensor:
         """The estimate for x, with `inner` the same image in the network's precision and layout."""
         raise NotImplementedError
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """A copy with the network on `device`; `dtype` is left to `precision`, as results keep the image's dtype."""
-        if device is None or lies_on(next(self.network.parameters()).device, device):
+    def to(
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        precision: str | None = None,
+        compile: bool = False,
+    ) -> Self:
+        """A copy on `device`, in another precision, or compiled; `dtype` is ignored, as results keep the image's dtype.
+
+        Raises:
+            ValueError: an unknown precision.
+        """
+        stays = device is None or lies_on(next(self.network.parameters()).device, device)
+        if stays and precision in (None, self._wanted) and not compile:
             return self
         clone = copy.copy(self)
-        clone.network = copy.deepcopy(self.network).to(device=device)
+        if not stays:
+            clone.network = copy.deepcopy(self.network).to(device=device)
+        clone._wanted = precision or self._wanted
+        # What computes in bfloat16 at all does so fastest with the channels last.
+        if precision is not None and resolve(precision, next(clone.network.parameters()).device) is torch.bfloat16:
+            clone.layout = torch.channels_last
+        clone._settle(compile)
         return clone
 
 
@@ -128,7 +149,7 @@ class DnCNN(NetworkPrior):
 
     def estimate(self, x: Tensor, inner: Tensor, sigma: Tensor) -> Tensor:
         # The noise is subtracted in the precision of x, so that a coarser network does not round the image.
-        return x - self.network(inner).to(x.dtype)
+        return x - self._run(inner).to(x.dtype)
 
 
 class FFDNet(NetworkPrior):
@@ -164,7 +185,7 @@ class FFDNet(NetworkPrior):
         padded = _pad_to(inner, 2)
         folded = pixel_unshuffle(padded, 2)
         level = sigma[:, None, None, None].expand(-1, 1, *folded.shape[-2:])
-        result = pixel_shuffle(self.network(torch.cat([folded, level], dim=1)), 2)
+        result = pixel_shuffle(self._run(torch.cat([folded, level], dim=1)), 2)
         return result[..., : x.shape[-2], : x.shape[-1]]
 
 
@@ -212,7 +233,7 @@ class DRUNet(NetworkPrior):
     def estimate(self, x: Tensor, inner: Tensor, sigma: Tensor) -> Tensor:
         padded = _pad_to(inner, 8)
         level = sigma[:, None, None, None].expand(-1, 1, *padded.shape[-2:])
-        return self.network(torch.cat([padded, level], dim=1))[..., : x.shape[-2], : x.shape[-1]]
+        return self._run(torch.cat([padded, level], dim=1))[..., : x.shape[-2], : x.shape[-1]]
 
 
 class _ResBlock(nn.Module):

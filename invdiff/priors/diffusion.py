@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from ..record import weight_hash
 from .base import Prior, lies_on
+from .parametrization import input_scale, scalings
+from .precision import lay_out
 from .unet import UNet
 
 __all__ = ["DiffusionPrior", "edm_scalings", "load_natural"]
@@ -32,18 +34,19 @@ def edm_scalings(sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tens
 
 
 class DiffusionPrior(Prior):
-    """A U-Net with EDM preconditioning as a prior for images of any size.
+    """A U-Net of this package with its preconditioning as a prior for images of any size.
 
     Args:
-        network: F, called as network(x, c_noise) on images whose sides are multiples of `network.stride`.
+        network: f, called as network(c_in x, log(sigma) / 4) on images whose sides are multiples of `network.stride`.
         sigma_data: standard deviation of the training images, image units.
         sigma_range: noise levels it was trained on.
         name: what messages call it.
-        precision: "auto" (bfloat16 where the processor has units for it), "float32" or "bfloat16".
+        parametrization: what f predicts, one of `parametrization.KINDS`, of the image minus 0.5 in image units.
+        precision: "auto" (see `precision.resolve`), "float32" or "bfloat16": what the network computes in.
         card: what the network learned from, kept for the record.
 
     Raises:
-        ValueError: for an unknown precision.
+        ValueError: for an unknown precision or parametrisation.
     """
 
     def __init__(
@@ -53,18 +56,20 @@ class DiffusionPrior(Prior):
         sigma_data: float,
         sigma_range: tuple[float, float],
         name: str = "diffusion",
+        parametrization: str = "F",
         precision: str = "auto",
         card: dict[str, Any] | None = None,
     ) -> None:
-        if precision not in ("auto", "float32", "bfloat16"):
-            raise ValueError(f"precision is {precision!r}: expected auto, float32 or bfloat16.")
-        self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        scalings(parametrization, 1.0)
+        self.network = network.eval().requires_grad_(False)
         self.sigma_data = sigma_data
         self.sigma_range = (float(sigma_range[0]), float(sigma_range[1]))
         self.channels = network.channels
         self.name = name
-        self.precision = precision
+        self.parametrization = parametrization
         self.card = card
+        self._wanted = precision
+        self._settle(compile=False)
 
     @property
     def receptive_radius(self) -> int:
@@ -76,16 +81,44 @@ class DiffusionPrior(Prior):
         """The SHA-256 of the names and values of the weights, the one that records hold."""
         return str(weight_hash(self))
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> DiffusionPrior:
-        """A copy on another device; the network answers in its input's dtype, so `dtype` changes nothing."""
-        if device is None or lies_on(next(self.network.parameters()).device, device):
+    def to(
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        precision: str | None = None,
+        compile: bool = False,
+    ) -> DiffusionPrior:
+        """A copy on another device, in another precision, or compiled.
+
+        Args:
+            device: where the network computes.
+            dtype: ignored, as the network answers in its input's dtype.
+            precision: "auto", "float32" or "bfloat16"; what was asked for before where left out.
+            compile: run the network through `torch.compile`: half a minute for the first image of a size, and results
+                that differ in the last bits.
+
+        Raises:
+            ValueError: for an unknown precision.
+        """
+        here = next(self.network.parameters()).device
+        stays = device is None or lies_on(here, device)
+        if stays and precision in (None, self._wanted) and not compile:
             return self
         clone = copy.copy(self)
-        clone.network = copy.deepcopy(self.network).to(device)
+        if not stays:
+            clone.network = copy.deepcopy(self.network).to(device)
+        clone._wanted = precision or self._wanted
+        clone._settle(compile)
         return clone
 
+    def _settle(self, compile: bool) -> None:
+        """Lay out the network that computes; `network` keeps the weights as they came, for the hash and other uses."""
+        self._run, self._dtype = lay_out(self.network, self._wanted, compile=compile)
+        self.precision = str(self._dtype).removeprefix("torch.")
+
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """c_skip x + c_out F(c_in x, c_noise), padded to a multiple of the network's stride and cropped."""
+        """skip x + out f(c_in x, log(sigma) / 4), padded to a multiple of the network's stride and cropped."""
         stride = self.network.stride
         height, width = x.shape[-2:]
         down, right = -height % stride, -width % stride
@@ -94,21 +127,14 @@ class DiffusionPrior(Prior):
             # Repeated edges need no image larger than the pad, as reflection would.
             centred = nn.functional.pad(centred, (0, right, 0, down), mode="replicate")
         # The network never saw sigma = 0, where log sigma has no value and D(x) = x.
-        level = sigma.float().clamp_min(max(self.sigma_range[0], 1e-6))[:, None, None, None]
-        c_skip, c_out, c_in, c_noise = edm_scalings(level, self.sigma_data)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self._half(x.device)):
-            inner = (c_in * centred).contiguous(memory_format=torch.channels_last)
-            output = self.network(inner, c_noise.flatten()).float()
-        clean = c_skip * centred + c_out * output + 0.5
+        level = sigma.float().clamp_min(max(self.sigma_range[0], 1e-6))
+        skip, out = scalings(self.parametrization, level, self.sigma_data)
+        scale = input_scale("edm", level, self.sigma_data)
+        skip, out, scale = (factor.float()[:, None, None, None] for factor in (skip, out, scale))
+        inner = (scale * centred).to(self._dtype, memory_format=torch.channels_last)
+        output = self._run(inner, level.log() / 4).float()
+        clean = skip * centred + out * output + 0.5
         return clean[..., :height, :width].to(x.dtype)
-
-    def _half(self, device: torch.device) -> bool:
-        if self.precision != "auto":
-            return self.precision == "bfloat16"
-        if device.type == "cuda":
-            return torch.cuda.is_bf16_supported()
-        units = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-        return bool(units.get("avx512_bf16") or units.get("amx_bf16"))
 
 
 def load_natural(path: str | Path | None = None, *, precision: str = "auto") -> DiffusionPrior:
@@ -137,5 +163,11 @@ def load_natural(path: str | Path | None = None, *, precision: str = "auto") -> 
     low, high = card["sigma_range"]
     name = "natural" if path is None else file.stem
     return DiffusionPrior(
-        network, sigma_data=card["sigma_data"], sigma_range=(low, high), name=name, precision=precision, card=card
+        network,
+        sigma_data=card["sigma_data"],
+        sigma_range=(low, high),
+        name=name,
+        parametrization=card.get("parametrization", "F"),
+        precision=precision,
+        card=card,
     )

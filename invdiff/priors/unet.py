@@ -50,8 +50,6 @@ class UNet(nn.Module):
         embedding: width of the noise embedding.
     """
 
-    frequencies: Tensor
-
     def __init__(
         self, channels: int = 3, widths: Sequence[int] = (48, 96, 160), blocks: int = 2, embedding: int = 128
     ) -> None:
@@ -59,7 +57,6 @@ class UNet(nn.Module):
         self.config = {"channels": channels, "widths": list(widths), "blocks": blocks, "embedding": embedding}
         self.channels = channels
         self.stride = 2 ** (len(widths) - 1)
-        self.register_buffer("frequencies", 2 * math.pi * torch.logspace(-1, 0.6, 16), persistent=False)
         self.embed = nn.Sequential(nn.Linear(32, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
         # One plane of ones beside the image tells the first layer where zero padding begins.
         self.head = nn.Conv2d(channels + 1, widths[0], 3, padding=1)
@@ -88,8 +85,9 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
         """F(x, noise) with x of shape (b, C, H, W), H and W multiples of `stride`, and noise of shape (b,)."""
-        phase = noise.float()[:, None] * self.frequencies
-        embedding = self.embed(torch.cat([phase.cos(), phase.sin()], dim=1))
+        # The phases need float32, whatever the network computes in: no buffer, as `.to(dtype)` would round it.
+        phase = noise.float()[:, None] * (2 * math.pi * torch.logspace(-1, 0.6, 16, device=noise.device))
+        embedding = self.embed(torch.cat([phase.cos(), phase.sin()], dim=1).to(self.head.weight.dtype))
         h = self.head(torch.cat([x, torch.ones_like(x[:, :1])], dim=1))
         skips: list[Tensor] = []
         for level, stack in enumerate(self.down):

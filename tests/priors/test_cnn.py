@@ -131,7 +131,7 @@ def test_precision_and_layout(tmp_path: Path) -> None:
     coarse = load(f"dncnn:{path}", sigma=0.1, precision="bfloat16")(x, 0.1)
     assert coarse.dtype == torch.float32
     assert 0 < float((coarse - exact).abs().max()) < 0.02
-    with pytest.raises(ValueError, match="precision of dncnn must be one of float32, float64, bfloat16, got 'half'"):
+    with pytest.raises(ValueError, match="precision is 'half': expected one of auto, float32, bfloat16, float64"):
         load(f"dncnn:{path}", sigma=0.1, precision="half")
 
 

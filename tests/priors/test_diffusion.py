@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from skimage import data
 
-from invdiff.priors import load
+from invdiff.priors import load, parametrization
 from invdiff.priors.diffusion import DiffusionPrior, edm_scalings, load_natural
+from invdiff.priors.precision import resolve
 from invdiff.priors.unet import UNet
+from invdiff.record import weight_hash
 
 
 def photograph(size: int = 128) -> torch.Tensor:
@@ -62,6 +66,47 @@ def test_bfloat16_costs_nothing_at_small_sigma():
         assert abs(psnr(half, x) - psnr(exact, x)) < 0.02
 
 
+@pytest.mark.parametrize("kind", parametrization.KINDS)
+def test_every_parametrisation_of_one_network(kind):
+    """D = skip x + out f(c_in x, log(sigma) / 4) of the image minus one half, for what f predicts."""
+    network = random_unet()
+    prior = DiffusionPrior(
+        network, sigma_data=0.25, sigma_range=(0.002, 50.0), parametrization=kind, precision="float64"
+    )
+    x, sigma = noisy(photograph(16), 0.3).double(), torch.tensor([0.3], dtype=torch.float64)
+    centred = (x - 0.5).float()
+    with torch.no_grad():
+        fed = centred.double() / (sigma**2 + 0.25**2).sqrt()
+        output = copy.deepcopy(network).double()(fed, sigma.log() / 4)
+    expected = parametrization.to_x0(kind, output, centred.double(), sigma, 0.25) + 0.5
+    torch.testing.assert_close(prior(x, sigma), expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_precision_is_changed_on_a_copy_that_remembers_the_full_weights():
+    prior = load_natural(precision="float32")
+    half = prior.to(precision="bfloat16")
+    y = noisy(photograph(32), 0.1)
+    assert (prior.precision, half.precision) == ("float32", "bfloat16")
+    assert half.to("cpu") is half
+    assert half.sha256 == prior.sha256 == weight_hash(half)
+    assert not torch.equal(half(y, 0.1), prior(y, 0.1))
+    assert torch.equal(half.to(precision="float32")(y, 0.1), prior(y, 0.1))
+    auto = prior.to(precision="auto")
+    assert auto.precision == str(resolve("auto", "cpu")).removeprefix("torch.")
+    with pytest.raises(ValueError, match="precision is 'int8': expected one of auto"):
+        prior.to(precision="int8")
+
+
+@pytest.mark.slow
+def test_a_compiled_network_gives_the_same_image():
+    prior = DiffusionPrior(random_unet(), sigma_data=0.25, sigma_range=(0.002, 50.0), precision="float32")
+    y = noisy(photograph(16), 0.1)
+    compiled = prior.to(compile=True)
+    assert compiled is not prior
+    expected = prior(y, 0.1)
+    torch.testing.assert_close(compiled(y, 0.1), expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+
+
 def test_any_size_and_each_member_on_its_own():
     prior = load_natural(precision="float32")
     x = noisy(photograph(64), 0.1).repeat(3, 1, 1, 1)[..., :37, :50]
@@ -105,7 +150,7 @@ def test_the_card_says_what_it_learned_from():
 
 
 def test_wrong_use_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="precision is 'half': expected auto, float32 or bfloat16"):
+    with pytest.raises(ValueError, match="precision is 'half': expected one of auto, float32, bfloat16, float64"):
         load_natural(precision="half")
     with pytest.raises(FileNotFoundError):
         load_natural(tmp_path / "none.safetensors")
