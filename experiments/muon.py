@@ -15,7 +15,7 @@ _QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """U V^T of the SVD U S V^T, with the singular values between 0.7 and 1.2, by a Newton-Schulz iteration in bfloat16."""
+    """U V^T of the SVD U S V^T, its singular values 0.7 to 1.2 and not 1, by a Newton-Schulz iteration in bfloat16."""
     a, b, c = _QUINTIC
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.bfloat16().T if tall else matrix.bfloat16()

@@ -1,0 +1,52 @@
+"""Sheets of pictures: what a prior makes of noisy images, and what it makes of noise alone."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invdiff import sample
+from invdiff.images import write_image
+from invdiff.priors import Prior
+from invdiff.solvers import DPS
+
+from .validate import _noise
+
+__all__ = ["denoised_sheet", "generated_sheet", "tile"]
+
+
+def tile(images: Tensor, columns: int, gap: int = 2) -> Tensor:
+    """Images (n, C, H, W) as one white sheet (C, rows (H + gap) - gap, columns (W + gap) - gap), clipped to [0, 1]."""
+    count, channels, height, width = images.shape
+    rows = math.ceil(count / columns)
+    sheet = torch.ones(channels, rows * (height + gap) - gap, columns * (width + gap) - gap)
+    for n, image in enumerate(images.detach().cpu().clamp(0, 1)):
+        top, left = n // columns * (height + gap), n % columns * (width + gap)
+        sheet[:, top : top + height, left : left + width] = image
+    return sheet
+
+
+def denoised_sheet(prior: Prior, images: Tensor, path: Path) -> None:
+    """One row for each image: itself, and with noise of 25, 50 (of 255) and half of white, each beside its estimate.
+
+    Levels outside the prior's range are left out.
+    """
+    levels = [s for s in (25 / 255, 50 / 255, 0.5) if prior.sigma_range[0] <= s <= prior.sigma_range[1] * (1 + 1e-6)]
+    noise = _noise(images, 1).to(images)
+    columns = [images]
+    with torch.no_grad():
+        for sigma in levels:
+            noisy = images + sigma * noise
+            columns += [noisy, prior(noisy, sigma)]
+    write_image(path, tile(torch.stack(columns, 1).flatten(0, 1), len(columns)))
+
+
+def generated_sheet(prior: Prior, shape: tuple[int, int, int], count: int, path: Path, steps: int = 40) -> None:
+    """Draws from the prior, the same noise at every call."""
+    solver: Any = DPS(steps=steps)
+    made = sample(solver, None, prior, draws=count, in_shape=shape, progress=False)
+    write_image(path, tile(made.draws, math.ceil(math.sqrt(count))))
