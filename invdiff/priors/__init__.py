@@ -14,11 +14,13 @@ from invdiff.priors.base import Denoiser, FunctionPrior, Prior, as_prior
 
 if TYPE_CHECKING:
     from invdiff.priors.adapters import from_deepinv, to_deepinv
+    from invdiff.priors.adm import load_adm
     from invdiff.priors.analytic import GaussianMixturePrior, GaussianPrior
     from invdiff.priors.bm3d import BM3D
     from invdiff.priors.channels import match_channels
     from invdiff.priors.cnn import DnCNN, DRUNet, FFDNet
     from invdiff.priors.diffusion import DiffusionPrior, load_natural
+    from invdiff.priors.network import from_network
     from invdiff.priors.nlm import NonLocalMeans
     from invdiff.priors.smooth import Bilateral, GaussianBlur, Median
     from invdiff.priors.tv import TV
@@ -44,7 +46,9 @@ __all__ = [
     "Wavelet",
     "as_prior",
     "from_deepinv",
+    "from_network",
     "load",
+    "load_adm",
     "load_natural",
     "load_state_dict",
     "match_channels",
@@ -67,6 +71,8 @@ _HOME = {
     "TV": "tv",
     "Wavelet": "wavelet",
     "from_deepinv": "adapters",
+    "from_network": "network",
+    "load_adm": "adm",
     "load_natural": "diffusion",
     "load_state_dict": "weights",
     "match_channels": "channels",
@@ -83,6 +89,7 @@ _NAMES = {
     "tv": ("total variation (Rudin, Osher and Fatemi 1992)", "tv", "TV"),
     "nlm": ("non-local means (Buades, Coll and Morel 2005)", "nlm", "NonLocalMeans"),
     "bm3d": ("BM3D (Dabov et al. 2007), from the optional package bm3d", "bm3d", "BM3D"),
+    "adm:PATH": ("a guided-diffusion (ADM) network with the weights in PATH", "adm", "load_adm"),
     "dncnn:PATH": ("DnCNN (Zhang et al. 2017) with the weights in PATH", "cnn", "DnCNN.from_file"),
     "ffdnet:PATH": ("FFDNet (Zhang et al. 2018) with the weights in PATH", "cnn", "FFDNet.from_file"),
     "drunet:PATH": ("DRUNet (Zhang et al. 2021) with the weights in PATH", "cnn", "DRUNet.from_file"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,14 +25,20 @@ def save_prior(path: Path, state: Mapping[str, Tensor], network: dict[str, Any],
     save_file(tensors, path, metadata={"network": json.dumps(network), "card": json.dumps(card)})
 
 
-def read_prior(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+def read_prior(
+    path: str | Path, *, sha256: str | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
     """Read what `save_prior` wrote: the weights, the network's configuration and the model card.
+
+    Args:
+        path: the file.
+        sha256: the expected SHA-256 of the file, hexadecimal.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no safetensors file, is cut short, or has no header of `save_prior`.
+        ValueError: the file is no safetensors file, is cut short, has another SHA-256 or no header of `save_prior`.
     """
-    path = _existing(path)
+    path = _existing(path, sha256)
     state, header = _read_safetensors(path)
     try:
         network, card = json.loads(header["network"]), json.loads(header["card"])
@@ -43,7 +50,7 @@ def read_prior(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any], dic
     return state, network, card
 
 
-def load_state_dict(path: str | Path) -> dict[str, Tensor]:
+def load_state_dict(path: str | Path, *, sha256: str | None = None) -> dict[str, Tensor]:
     """Return the named tensors of a checkpoint, on the CPU, without running any code that it holds.
 
     A `.safetensors` file is read as such and anything else by `torch.load(weights_only=True)`. Where the weights lie
@@ -51,24 +58,30 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
 
     Args:
         path: the file.
+        sha256: the SHA-256 that the file must have, hexadecimal; not checked where left out.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is empty or cut short, needs code to be loaded, or holds no named tensors.
+        ValueError: the file is empty or cut short, has another SHA-256, needs code to be loaded, or holds no named
+            tensors.
     """
-    path = _existing(path)
+    path = _existing(path, sha256)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)[0]
     import pickle
+    import re
 
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch names the objects that it would have to build ("Unsupported global", "GLOBAL"); damage has other words.
         if "global" in str(error).lower():
+            found_class = re.search(r"GLOBAL ([\w.]+)", str(error))
+            named = f" ({found_class[1]})" if found_class else ""
             raise ValueError(
-                f"{path} holds pickled Python objects, and loading them would run code from the file; save "
-                f"model.state_dict() with torch.save or safetensors where you trust the file, and load that."
+                f"{path} holds pickled Python objects{named}, and loading them would run code from the file; where you "
+                f"trust it, load it in the program that made it, save model.state_dict() with torch.save or "
+                f"safetensors, and load that file here."
             ) from error
         raise ValueError(f"{path} is not a file of weights that torch can read; is it complete?") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
@@ -85,6 +98,8 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
     """Load weights into a network of the same names and shapes.
+
+    A network built under `torch.device("meta")` takes the tensors over in its own dtype, without a second copy.
 
     Raises:
         ValueError: a name is missing or unexpected, or a shape differs; the sentence names the first.
@@ -103,16 +118,27 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> N
                 f"{path} does not fit {kind}: {key!r} has shape {tuple(state[key].shape)} and not "
                 f"{tuple(tensor.shape)}; check the number of channels and features."
             )
-    network.load_state_dict(dict(state))
+    if any(tensor.is_meta for tensor in wanted.values()):
+        network.load_state_dict({key: state[key].to(tensor.dtype) for key, tensor in wanted.items()}, assign=True)
+    else:
+        network.load_state_dict(dict(state))
 
 
-def _existing(path: str | Path) -> Path:
+def _existing(path: str | Path, sha256: str | None = None) -> Path:
     path = Path(path).expanduser()
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise FileNotFoundError(f"The file of weights {path} {what}; give the path of a checkpoint.")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty; fetch it again.")
+    if sha256 is not None:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256.lower():
+            raise ValueError(
+                f"{path} has the SHA-256 {found} and not the expected {sha256.lower()}; fetch it again or check where "
+                f"it is from."
+            )
     return path
 
 
