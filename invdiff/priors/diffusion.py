@@ -131,7 +131,8 @@ class DiffusionPrior(Prior):
         skip, out = scalings(self.parametrization, level, self.sigma_data)
         scale = input_scale("edm", level, self.sigma_data)
         skip, out, scale = (factor.float()[:, None, None, None] for factor in (skip, out, scale))
-        inner = (scale * centred).to(self._dtype, memory_format=torch.channels_last)
+        wide = torch.promote_types(self._dtype, torch.float32)
+        inner = (scale * centred).to(wide, memory_format=torch.channels_last)
         output = self._run(inner, level.log() / 4).float()
         clean = skip * centred + out * output + 0.5
         return clean[..., :height, :width].to(x.dtype)

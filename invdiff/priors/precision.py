@@ -45,7 +45,8 @@ def lay_out(
     """The network ready to compute in a precision, and that dtype; the one that was given keeps its weights.
 
     Args:
-        network: where its first parameter lies it will compute.
+        network: where its first parameter lies it will compute. The submodules that it names in `full_precision`, if
+            any, are not rounded to bfloat16.
         precision: as for `resolve`.
         channels_last: lay the weights out with the channels last.
         compile: run it through `torch.compile`.
@@ -59,6 +60,9 @@ def lay_out(
     if dtype != held.dtype or channels_last:
         layout = torch.channels_last if channels_last else torch.preserve_format
         laid = copy.deepcopy(network).to(dtype=dtype, memory_format=layout)  # type: ignore[call-overload]
+        for part in getattr(network, "full_precision", ()) if dtype == torch.bfloat16 else ():
+            full = copy.deepcopy(getattr(network, part))
+            setattr(laid, part, full.to(memory_format=layout))
     return (torch.compile(laid) if compile else laid), dtype
 
 

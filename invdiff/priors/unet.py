@@ -50,6 +50,9 @@ class UNet(nn.Module):
         embedding: width of the noise embedding.
     """
 
+    # At small sigma the noise is finer than bfloat16's steps of the image that carries it: the first layer must see it.
+    full_precision = ("head",)
+
     def __init__(
         self, channels: int = 3, widths: Sequence[int] = (48, 96, 160), blocks: int = 2, embedding: int = 128
     ) -> None:
@@ -87,8 +90,10 @@ class UNet(nn.Module):
         """F(x, noise) with x of shape (b, C, H, W), H and W multiples of `stride`, and noise of shape (b,)."""
         # The phases need float32, whatever the network computes in: no buffer, as `.to(dtype)` would round it.
         phase = noise.float()[:, None] * (2 * math.pi * torch.logspace(-1, 0.6, 16, device=noise.device))
-        embedding = self.embed(torch.cat([phase.cos(), phase.sin()], dim=1).to(self.head.weight.dtype))
+        embedding = self.embed(torch.cat([phase.cos(), phase.sin()], dim=1).to(self.tail.weight.dtype))
         h = self.head(torch.cat([x, torch.ones_like(x[:, :1])], dim=1))
+        if self.tail.weight.dtype == torch.bfloat16:
+            h = h.bfloat16()
         skips: list[Tensor] = []
         for level, stack in enumerate(self.down):
             for block in stack:  # type: ignore[attr-defined]
