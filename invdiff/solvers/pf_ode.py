@@ -32,7 +32,7 @@ class PFODE(PriorSampler):
         CapabilityError: if there is a likelihood, or the prior does not serve all noise levels.
     """
 
-    steps: int = 40
+    steps: int = 20
     schedule: str = "ve"
     sigma_min: float = 0.002
 
