@@ -12,7 +12,7 @@ from torch import Tensor
 from invdiff import sample
 from invdiff.images import write_image
 from invdiff.priors import Prior
-from invdiff.solvers import DPS
+from invdiff.solvers import Heun
 
 from .validate import _noise
 
@@ -45,8 +45,8 @@ def denoised_sheet(prior: Prior, images: Tensor, path: Path) -> None:
     write_image(path, tile(torch.stack(columns, 1).flatten(0, 1), len(columns)))
 
 
-def generated_sheet(prior: Prior, shape: tuple[int, int, int], count: int, path: Path, steps: int = 40) -> None:
-    """Draws from the prior, the same noise at every call."""
-    solver: Any = DPS(steps=steps)
+def generated_sheet(prior: Prior, shape: tuple[int, int, int], count: int, path: Path, steps: int = 18) -> None:
+    """Draws from the prior by Heun's method, the same noise at every call."""
+    solver: Any = Heun(steps=steps)
     made = sample(solver, None, prior, draws=count, in_shape=shape, progress=False)
     write_image(path, tile(made.draws, math.ceil(math.sqrt(count))))

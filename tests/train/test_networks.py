@@ -70,6 +70,21 @@ def test_every_parametrisation_has_the_same_loss_for_the_same_image(predicts):
 
 
 @pytest.mark.parametrize("predicts", KINDS)
+def test_the_prior_of_a_file_estimates_what_was_trained(tmp_path, predicts):
+    objective, (x0, sigma, noise) = tiny(predicts), batch()
+    objective.save(tmp_path / "x.safetensors", objective.network.state_dict(), {})
+    prior = load_natural(tmp_path / "x.safetensors", precision="float32")
+    fill_from(objective, str(tmp_path / "x.safetensors"))
+    s = sigma[:, None, None, None]
+    with torch.no_grad():
+        found = objective.squares(x0, sigma, noise).double()
+        error = (prior(x0 + s * noise, sigma) - x0).double()
+    expected = (s**2 + 0.25**2) / (s * 0.25) ** 2 * error.square()
+    # At the lowest noise level the estimate is rounded to 1e-7 and the weight is 1 / sigma^2.
+    torch.testing.assert_close(found.mean((1, 2, 3)), expected.mean((1, 2, 3)), rtol=5e-3, atol=0.0)
+
+
+@pytest.mark.parametrize("predicts", KINDS)
 def test_every_parametrisation_learns_and_its_card_says_which(folder, settings, predicts):
     paint_flat(folder)
     run(settings(f"predicts={predicts}", "steps=60", "lr=5e-3", "checkpoint_every=20"))

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
+from experiments.data import find, split
 from experiments.log import tensorboard_writer
 from experiments.loop import run
 from experiments.output import check_licences
 from experiments.settings import SettingsError, check
+from experiments.train_demo import lay_out
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "experiments" / "conf"
@@ -58,9 +61,20 @@ def test_a_device_that_is_not_there_is_refused(settings):
 
 
 @pytest.mark.parametrize("network", ["unet", "dncnn", "ffdnet", "drunet"])
-@pytest.mark.parametrize("config", ["train", "natural"])
+@pytest.mark.parametrize("config", ["train", "natural", "demo"])
 def test_every_configuration_passes_the_check(settings, network, config):
     check(settings(network=network, config=config))
+
+
+def test_the_demo_learns_from_pictures_that_are_there(tmp_path):
+    images = lay_out(tmp_path)
+    with initialize_config_dir(str(CONF), version_base=None):
+        cfg = compose("demo", [f"data={images}", f"heldout={tmp_path / 'heldout.txt'}"])
+    names = {path.stem for path in images.glob("*.png")}
+    assert names == {*cfg.licences, "chelsea"}
+    train, held = split(find(images), cfg.heldout)
+    assert held == ["chelsea.png"]
+    assert len(train) == 7
 
 
 def test_every_setting_has_its_line_of_explanation():
