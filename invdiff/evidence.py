@@ -95,7 +95,7 @@ def log_prob(
     in [0, 1], `bits_per_dim` of the same images in 0 to 255.
 
     Measured with the exact trace on priors whose density is known, for images that they draw: off by 5e-4 nats in all
-    on 16 values of a power-law Gaussian prior at 60 steps, 2e-3 at 40 and 0.03 at 20 (order 4), and by 2e-3 on a
+    on 16 values of a power-law Gaussian prior at 60 steps, 2e-3 at 40 and 0.03 at 20 (order 4), and by 3e-3 on a
     mixture of three, of which taking sigma 40 for white noise is the larger part. From the density without any noise
     it was off by 3e-3 at most; where a std of the prior is as small as sigma_min the two differ.
 

@@ -29,7 +29,7 @@ def exact(prior: GaussianPrior | GaussianMixturePrior, x: Tensor, sigma: float) 
     return prior.mixture.log_components(x, sigma**2).logsumexp(1)
 
 
-@pytest.mark.parametrize(("prior", "error"), [(gaussian(), 3e-3), (mixture(), 3e-3)], ids=["gaussian", "mixture"])
+@pytest.mark.parametrize(("prior", "error"), [(gaussian(), 3e-3), (mixture(), 4e-3)], ids=["gaussian", "mixture"])
 def test_the_exact_trace_gives_the_exact_density(prior, error):
     """Off by what starting from white noise at sigma 40 costs, and the density is that at sigma_min."""
     x = prior.sample(4)
