@@ -12,11 +12,11 @@ their mean, and it grows with their size: on the 2,118 training photographs cut 
 std of 0.294, 0.145 and 0.062 along the three main colour directions (the first is brightness), times 256 in orthonormal
 coordinates: sqrt(lambda) is 75, 37 and 16.
 
-`heun_*` and `ddpm_*` are those of the samplers' own distributions, by `benchmarks.samplers.propagate`. `sampled_*` are of
-the brightness of 3x256x256 draws of Heun with the exact denoiser of a stationary Gaussian prior (power 1/f^2 with those
-colour directions, mean 0.41, the mode at frequency 0 as measured), whose covariance is diagonal in Fourier modes and
-colour directions; their std ratio has a relative standard error of 1 / sqrt(2 draws - 2). A network of limited receptive
-field knows the mean of its field only, so this is the bias of an exact denoiser, the largest there is.
+`heun_*` and `ddpm_*` are those of the samplers' own distributions, by `benchmarks.samplers.propagate`. `sampled_*`
+are of the brightness of 3x256x256 draws of Heun with the exact denoiser of a stationary Gaussian prior (power 1/f^2
+with those colour directions, mean 0.41, the mode at frequency 0 as measured), whose covariance is diagonal in Fourier
+modes and colour directions; their std ratio has a relative standard error of 1 / sqrt(2 draws - 2). A network of
+limited receptive field knows the mean of its field only: this is the bias of an exact denoiser, the largest there is.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def rows(draws: int) -> list[dict[str, Any]]:
                 row |= {f"{kind}_std_ratio": math.sqrt(float(variance) / lam)}
                 row |= {f"{kind}_mean_error": float(mean - start) / (offset / SIDE) * (0.5 - MEAN) if k == 0 else 0.0}
             if k == 0 and draws:
-                chosen = solvers.Heun(steps=24, sigma_max=sigma)
+                chosen = solvers.Heun(steps=16, sigma_max=sigma)
                 result = sample(chosen, None, stationary(), draws=draws, in_shape=(3, SIDE, SIDE), micro_batch=4)
                 found = brightness(result.draws)
                 row |= {"sampled_mean_error": float(found.mean() - centre) / (math.sqrt(3) * SIDE)}
@@ -128,7 +128,7 @@ def line(row: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The bias of starting at sigma_max.")
-    parser.add_argument("--draws", type=int, default=32, help="draws of 3x256x256 images; 0 for the closed form alone")
+    parser.add_argument("--draws", type=int, default=16, help="draws of 3x256x256 images; 0 for the closed form alone")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "start_bias.csv")
     settings = parser.parse_args()
     heads = ("ode mean", "ode std", "sde mean", "sde std", "heun std", "ddpm std", "drawn mean", "drawn std")
