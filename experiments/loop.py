@@ -83,6 +83,7 @@ class Run:
             "network": self.network.state_dict(),
             "optimizers": [stepper.state_dict() for stepper in self.steppers],
             "averages": self.averages,
+            "images": self.images,
             "step": self.done,
             "seconds": self.seconds,
             # What "auto" came to: a probe could decide otherwise the next time.
@@ -105,6 +106,11 @@ class Run:
         except Exception as error:
             raise SettingsError(f"{self.checkpoint} is no checkpoint of this program: use another out=.") from error
         same_run(self.settings, held)
+        if state["images"] != self.images:
+            raise SettingsError(
+                f"data={self.settings['data']} has {self.images} images to train on, and the run in out={self.out} "
+                f"began with {state['images']}: use the same images, or another out=."
+            )
         self.network.load_state_dict(state["network"])
         for stepper, found in zip(self.steppers, state["optimizers"], strict=True):
             stepper.load_state_dict(found)

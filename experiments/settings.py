@@ -19,6 +19,7 @@ FREE = (
     "init",
     "licences",
     "memory_gb",
+    "name",
     "out",
     "precision",
     "progress",

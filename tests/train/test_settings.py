@@ -93,6 +93,15 @@ def test_other_settings_do_not_go_on_with_a_run(settings):
         run(settings("network.widths=[4,4]"))
 
 
+def test_other_images_do_not_go_on_with_a_run(folder, settings):
+    run(settings())
+    (folder / "photographs" / "a__one__320_00.png").unlink()
+    with pytest.raises(
+        SettingsError, match=r"data=.* has 2 images to train on, and the run in out=.* began with 3: use"
+    ):
+        run(settings())
+
+
 def test_a_cosine_is_not_prolonged(settings):
     run(settings("schedule=cosine"))
     with pytest.raises(SettingsError, match=r"holds a run of steps=6 with a cosine, which 8 steps would bend"):
