@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from invdiff.priors.bm3d import BM3D
     from invdiff.priors.channels import match_channels
     from invdiff.priors.cnn import DnCNN, DRUNet, FFDNet
+    from invdiff.priors.diffusers_adapter import from_diffusers
     from invdiff.priors.diffusion import DiffusionPrior, load_natural
     from invdiff.priors.network import from_network
     from invdiff.priors.nlm import NonLocalMeans
@@ -46,6 +47,7 @@ __all__ = [
     "Wavelet",
     "as_prior",
     "from_deepinv",
+    "from_diffusers",
     "from_network",
     "load",
     "load_adm",
@@ -71,6 +73,7 @@ _HOME = {
     "TV": "tv",
     "Wavelet": "wavelet",
     "from_deepinv": "adapters",
+    "from_diffusers": "diffusers_adapter",
     "from_network": "network",
     "load_adm": "adm",
     "load_natural": "diffusion",
@@ -93,6 +96,7 @@ _NAMES = {
     "dncnn:PATH": ("DnCNN (Zhang et al. 2017) with the weights in PATH", "cnn", "DnCNN.from_file"),
     "ffdnet:PATH": ("FFDNet (Zhang et al. 2018) with the weights in PATH", "cnn", "FFDNet.from_file"),
     "drunet:PATH": ("DRUNet (Zhang et al. 2021) with the weights in PATH", "cnn", "DRUNet.from_file"),
+    "diffusers:DIR": ("a diffusion model in the folder DIR of diffusers", "diffusers_adapter", "from_diffusers"),
     "deepinv:NAME": (
         "the denoiser NAME of the package deepinv, for example deepinv:DRUNet",
         "adapters",
@@ -150,7 +154,11 @@ def load(name: str, **options: Any) -> Prior:
     return prior
 
 
-_ARGUMENTS = {"PATH": "the file of weights in place of PATH", "NAME": "a class of deepinv.models in place of NAME"}
+_ARGUMENTS = {
+    "PATH": "the file of weights in place of PATH",
+    "DIR": "the folder in place of DIR",
+    "NAME": "a class of deepinv.models in place of NAME",
+}
 
 
 def __getattr__(name: str) -> Any:
