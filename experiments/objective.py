@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from invdiff.priors import Prior
-from invdiff.priors.cnn import DnCNN, DRUNet, DRUNetwork, FFDNet, NetworkPrior, plain_stack
+from invdiff.priors.cnn import DnCNN, DRUNet, DRUNetwork, FFDNet, plain_stack
 from invdiff.priors.diffusion import load_natural
 from invdiff.priors.parametrization import input_scale, target, weight
 from invdiff.priors.unet import UNet
@@ -128,20 +129,9 @@ class CNN:
         else:
             ends = (channels, channels) if kind == "dncnn" else (4 * channels + 1, 4 * channels)
             self.network = _new_stack(ends, config["depth"], config["width"])
-        self.kind: type[NetworkPrior] = {"dncnn": DnCNN, "ffdnet": FFDNet, "drunet": DRUNet}[kind]
+        self.runner: nn.Module = self.network
+        self.kind, self.sigma_range = kind, sigma_range
         self.config: dict[str, Any] = {"kind": kind, "channels": channels, **config}
-        self.sigma_range = sigma_range
-        # The prior's own estimate is what is trained, so that training and use cannot differ. It freezes its network.
-        self.prior = self.kind(self.network, channels=channels, sigma_range=sigma_range)
-        self.network.train().requires_grad_(True)
-
-    @property
-    def runner(self) -> nn.Module:
-        return self.prior.network
-
-    @runner.setter
-    def runner(self, module: nn.Module) -> None:
-        self.prior.network = module
 
     def draw_sigma(self, size: int, generator: torch.Generator) -> Tensor:
         low, high = self.sigma_range
@@ -149,16 +139,21 @@ class CNN:
 
     def squares(self, x0: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
         noisy = x0 + sigma[:, None, None, None] * noise
-        inner = noisy.contiguous(memory_format=torch.channels_last)
-        return (self.prior.estimate(noisy, inner, sigma).float() - x0).square()
+        if self.kind == "dncnn":
+            return (noisy - self.runner(noisy.contiguous(memory_format=torch.channels_last)).float() - x0).square()
+        inner = pixel_unshuffle(noisy, 2) if self.kind == "ffdnet" else noisy
+        level = sigma[:, None, None, None].expand(-1, 1, *inner.shape[-2:])
+        output = self.runner(torch.cat([inner, level], 1).contiguous(memory_format=torch.channels_last)).float()
+        return ((pixel_shuffle(output, 2) if self.kind == "ffdnet" else output) - x0).square()
 
     def save(self, path: Path, state: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
         facts = {"sigma_range": list(self.sigma_range), "channels": self.config["channels"]}
         save_prior(path, state, self.config, {**facts, **card})
 
     def open(self, path: Path) -> Prior:
-        prior: Prior = self.kind.from_file(path, sigma_range=self.sigma_range)  # type: ignore[attr-defined]
-        return prior
+        kinds: dict[str, type[DnCNN] | type[FFDNet] | type[DRUNet]]
+        kinds = {"dncnn": DnCNN, "ffdnet": FFDNet, "drunet": DRUNet}
+        return kinds[self.kind].from_file(path, sigma_range=self.sigma_range)
 
 
 def _new_stack(ends: tuple[int, int], depth: int, width: int) -> nn.Module:

@@ -36,7 +36,7 @@ def check_licences(licences: Mapping[str, str], sources: Sequence[str]) -> list[
         )
     missing = [source for source in sources if source not in licences]
     if missing:
-        return [f"No licence is stated for {', '.join(missing)}: give licences.NAME=... so that the card can say it."]
+        return [f"No licence is stated for {', '.join(missing)}: give +licences.NAME=... so that the card says it."]
     return [] if licences else ["No licence of the images is stated: give +licences.NAME=... so that the card says it."]
 
 

@@ -141,6 +141,23 @@ def test_denoisers_are_read_by_the_prior_slot(folder, settings, network, channel
     assert "psnr 75" in rows[-1], "0.3 is above 75 of 255"
 
 
+@pytest.mark.parametrize("network", ["unet", "dncnn", "ffdnet", "drunet"])
+def test_the_loss_goes_through_the_runner(settings, network):
+    objective = build(settings("sigma_range=[0.01,0.3]", network=network))
+    calls = []
+
+    class Wrapper(torch.nn.Module):
+        def forward(self, *given):
+            calls.append(len(given))
+            return objective.network(*given)
+
+    objective.runner = Wrapper()
+    images = torch.full((2, 3, 16, 16), 0.3)
+    objective.squares(images, torch.tensor([0.1, 0.2]), torch.ones_like(images)).mean().backward()
+    assert len(calls) == 1, "what torch.compile or DistributedDataParallel made of the network is what runs"
+    assert all(value.grad is not None for value in objective.network.parameters())
+
+
 def test_denoisers_learn(folder, settings):
     paint_flat(folder)
     for network in ("dncnn", "ffdnet", "drunet"):

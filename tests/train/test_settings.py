@@ -123,7 +123,7 @@ def test_tensorboard_is_asked_for_by_name(tmp_path, monkeypatch):
 
 def test_missing_licences_are_named():
     assert check_licences({"a": "MIT"}, ["a", "b", "c"]) == [
-        "No licence is stated for b, c: give licences.NAME=... so that the card can say it."
+        "No licence is stated for b, c: give +licences.NAME=... so that the card says it."
     ]
     assert check_licences({"mine": "CC0"}, []) == []
     assert check_licences({}, [])[0].startswith("No licence of the images is stated")
