@@ -51,7 +51,7 @@ def sample(
         denoiser: the prior, any callable (x, sigma) -> estimate of x0.
         draws: number of draws per measurement; 1 for solvers that give a point estimate.
         seed: integer from 0 on.
-        in_shape: shape of one image, where no likelihood or prior tells it.
+        in_shape: shape of one image, where no likelihood, prior or start tells it.
         start: image to start from, (*in_shape) or (m, *in_shape).
         start_sigma: noise level added to `start` by diffusion solvers, image units; they go on from there.
         device: where to run; where y is if left out.
@@ -82,7 +82,7 @@ def sample(
         )
     MemberRandom(seed, [])
     prior = as_prior(denoiser)
-    shape = _shape(likelihood, prior, in_shape)
+    shape = _shape(likelihood, prior, in_shape, start)
     solver = _from_start(solver, start, start_sigma, prior)
     where = torch.device(device) if device is not None else likelihood.y.device if likelihood else torch.device("cpu")
     dtype = likelihood.y.dtype if likelihood else torch.float32
@@ -183,8 +183,12 @@ class _Counted(Prior):
         return self.prior.denoise(x, sigma)
 
 
-def _shape(likelihood: Likelihood | None, prior: Prior, in_shape: Sequence[int] | None) -> tuple[int, ...]:
+def _shape(
+    likelihood: Likelihood | None, prior: Prior, in_shape: Sequence[int] | None, start: Tensor | None
+) -> tuple[int, ...]:
     known = likelihood.operator.in_shape if likelihood is not None else getattr(prior, "in_shape", None)
+    if known is None and in_shape is None and start is not None and start.ndim in (3, 4):
+        in_shape = start.shape[-3:]
     if known is None and in_shape is None:
         raise ValueError(
             "in_shape is missing: without a likelihood, sample needs the image shape, such as (3, 64, 64)."
@@ -194,12 +198,13 @@ def _shape(likelihood: Likelihood | None, prior: Prior, in_shape: Sequence[int] 
         raise ValueError(
             f"in_shape is {shape}: the {'operator' if likelihood else 'prior'} takes images of {tuple(known)}."
         )
+    asks = "in_shape is" if likelihood is None else "the operator takes"
     own = getattr(prior, "in_shape", None)
     if own is not None and tuple(own) != shape:
-        raise CapabilityError(f"{prior.name} is of images of shape {tuple(own)}; the operator takes {shape}.")
+        raise CapabilityError(f"{prior.name} is of images of shape {tuple(own)}; {asks} {shape}.")
     if prior.channels is not None and (len(shape) != 3 or shape[0] != prior.channels):
         raise CapabilityError(
-            f"{prior.name} serves images of {prior.channels} channels; the operator takes {shape}. "
+            f"{prior.name} serves images of {prior.channels} channels; {asks} {shape}. "
             f"Wrap the prior: invdiff.priors.match_channels(prior, {shape[0]})."
         )
     return shape

@@ -28,6 +28,10 @@ class DDIM(PriorSampler):
     draw, and a step is one of Euler's method on the probability-flow ODE dx / dsigma = (x - D) / sigma; eta = 1 is
     DDPM with its small variance.
 
+    On Gaussian images of power 1/f^2 (8x8, exact denoiser, from sigma 40; `python -m benchmarks.samplers`) the
+    covariance of the draws is off by 24 / 10 / 5.3 / 1.8 % at 20 / 50 / 100 / 300 steps (Frobenius norm); against
+    the closed form of the ODE its order of convergence is 0.99.
+
     Args:
         eta: share of fresh noise, 0 to 1.
 

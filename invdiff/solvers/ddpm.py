@@ -29,6 +29,10 @@ class DDPM(PriorSampler):
     Ho, Jain, Abbeel 2020, "Denoising Diffusion Probabilistic Models", algorithm 2 with either of the two variances of
     its section 3.2; the large one is beta_t on [-1, 1] images, hence the 4, and adds nothing in the last step.
 
+    On Gaussian images of power 1/f^2 (8x8, exact denoiser, from sigma 40; `python -m benchmarks.samplers`) the
+    covariance of the draws is off by 12 / 4.5 / 1.5 % at 100 / 300 / 1,000 steps (Frobenius norm), and by 0.3 % at
+    1,000 with the large variance.
+
     Args:
         variance: "small" or "large".
 

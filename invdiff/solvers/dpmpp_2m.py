@@ -29,6 +29,10 @@ class DPMpp2M(PriorSampler):
     Lu, Zhou, Bao, Chen, Li, Zhu 2022, "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic
     Models", algorithm 2. One call of the prior a step; deterministic after the start.
 
+    On Gaussian images of power 1/f^2 (8x8, exact denoiser, from sigma 40; `python -m benchmarks.samplers`) the
+    covariance of the draws is off by 9.0 / 1.9 / 0.4 % at 20 / 40 / 80 steps (Frobenius norm), as Heun's for half
+    the calls; against the closed form of the ODE its order of convergence is 1.97.
+
     Raises:
         CapabilityError: if there is a likelihood, or the prior does not serve all noise levels.
     """

@@ -28,6 +28,9 @@ class DPMppSDE(PriorSampler):
     Lu, Zhou, Bao, Chen, Li, Zhu 2022, "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic
     Models", its SDE-DPM-Solver++(2M) algorithm. With the denoised image held instead of extrapolated it is DDPM.
 
+    On Gaussian images of power 1/f^2 (8x8, exact denoiser, from sigma 40; `python -m benchmarks.samplers`) the
+    covariance of the draws is off by 21 / 3.2 / 0.7 / 0.2 % at 20 / 50 / 100 / 200 steps (Frobenius norm).
+
     Raises:
         CapabilityError: if there is a likelihood, or the prior does not serve all noise levels.
     """

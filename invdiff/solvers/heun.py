@@ -32,6 +32,10 @@ class Heun(PriorSampler):
     2; with s_churn = 0 it is their algorithm 1, deterministic after the start. `steps` steps call the prior
     2 steps - 1 times. Churn does not go above the prior's range. Their s_min and s_max are of [-1, 1] images: halve.
 
+    On Gaussian images of power 1/f^2 (8x8, exact denoiser, from sigma 40; `python -m benchmarks.samplers`) the
+    covariance of the draws is off by 8.1 / 1.8 / 0.4 % at 20 / 40 / 80 steps (Frobenius norm), with s_churn = 10 by
+    20 / 5.0 / 1.2 %; against the closed form of the ODE its order of convergence is 2.03.
+
     Args:
         s_churn: how much noise is added anew over all steps; 0 for none.
         s_min: lowest noise level at which it is, image units.

@@ -28,6 +28,10 @@ class PFODE(PriorSampler):
     levels are even in log sigma, where its solution bends evenly. Four calls of the prior a step: choose it where the
     flow itself is wanted (`invdiff.evidence` integrates the same), and DPMpp2M or Heun where only the draws are.
 
+    On Gaussian images of power 1/f^2 (8x8, exact denoiser, from sigma 40; `python -m benchmarks.samplers`) the
+    covariance of the draws is off by 2.5 / 0.12 / 0.01 % at 10 / 20 / 40 steps (Frobenius norm); against the closed
+    form of the ODE its order of convergence is 4.01.
+
     Raises:
         CapabilityError: if there is a likelihood, or the prior does not serve all noise levels.
     """

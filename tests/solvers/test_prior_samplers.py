@@ -158,6 +158,15 @@ def test_an_image_as_start_is_noised_and_denoised_from_its_level(name):
     assert torch.equal(start, torch.full(SHAPE, 0.9))
 
 
+def test_the_start_tells_the_shape():
+    prior = FunctionPrior(lambda x, sigma: x / (1 + sigma**2), name="shrink", channels=1)
+    start = torch.full((1, 3, 5), 0.2)
+    assert sample(DDIM(steps=3), None, prior, start=start, start_sigma=0.5).draws.shape == (1, 1, 3, 5)
+    assert sample(DDIM(steps=3), None, prior, draws=2, start=start[None], start_sigma=0.5).draws.shape == (2, 1, 3, 5)
+    with pytest.raises(CapabilityError, match=r"shrink serves images of 1 channels; in_shape is \(3, 4, 4\)\. Wrap"):
+        sample(DDIM(steps=3), None, prior, in_shape=(3, 4, 4))
+
+
 def test_a_start_below_every_given_level_is_refused_and_between_them_cuts():
     solver = DPMpp2M(sigmas=(10.0, 1.0, 0.1))
     assert dataclasses.replace(solver, sigma_max=0.5).levels(gaussian()) == [0.5, 0.1, 0.0]
