@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import os
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,8 +20,17 @@ if TYPE_CHECKING:
 
 __all__ = ["DeepinvPrior", "from_deepinv", "load_deepinv", "to_deepinv"]
 
-# Levels that the published weights were trained for; classical methods serve any.
-_TRAINED = {"DRUNet": 50 / 255, "GSDRUNet": 50 / 255, "SCUNet": 50 / 255, "FFDNet": 75 / 255}
+# Levels that the published weights were trained for, image units; classical methods serve any. The diffusion networks
+# reach EDM's 0.002 to 80 and DDPM's 0.01 to 157 of images in [-1, 1].
+_TRAINED = {
+    "ADMUNet": (0.001, 40.0),
+    "DRUNet": (0.0, 50 / 255),
+    "DiffUNet": (0.005, 78.0),
+    "FFDNet": (0.0, 75 / 255),
+    "GSDRUNet": (0.0, 50 / 255),
+    "NCSNpp": (0.001, 40.0),
+    "SCUNet": (0.0, 50 / 255),
+}
 _CLASSICAL = ("BM3D", "BilateralFilter", "MedianFilter", "TGVDenoiser", "TVDenoiser", "WaveletDenoiser")
 _CLASSICAL_RANGE = (0.0, 1.0)
 
@@ -52,7 +64,8 @@ def from_deepinv(
     Args:
         denoiser: the deepinv module.
         sigma_range: (lowest, highest) noise level it was trained for; known for DRUNet, GSDRUNet, SCUNet and FFDNet
-            with published weights (up to 50/255, FFDNet 75/255), and 0 to 1 for classical methods.
+            with published weights (up to 50/255, FFDNet 75/255), for the diffusion networks ADMUNet and NCSNpp (0.001
+            to 40) and DiffUNet (0.005 to 78), and 0 to 1 for classical methods.
         channels: image channels; None for any.
         differentiable: whether autograd can go through it.
 
@@ -65,7 +78,7 @@ def from_deepinv(
     kind = type(denoiser).__name__
     if sigma_range is None:
         if kind in _TRAINED:
-            sigma_range = (0.0, _TRAINED[kind])
+            sigma_range = _TRAINED[kind]
         elif kind in _CLASSICAL:
             sigma_range = _CLASSICAL_RANGE
         else:
@@ -99,13 +112,16 @@ def load_deepinv(
         name: a class of `deepinv.models`.
         sigma_range: as in `from_deepinv`.
         channels: as in `from_deepinv`.
-        pretrained: a file of weights, read without running code from it. None leaves a network at random weights.
+        pretrained: a file of weights, read without running code from it; or "download", which deepinv fetches from its
+            own site (nothing is fetched otherwise). None leaves a network at random weights.
         options: keyword arguments of the class.
 
     Raises:
-        ValueError: deepinv has no such model, it does not take the options, or `pretrained` is not a file.
+        ValueError: deepinv has no such model, it does not take the options, or the weights are refused.
+        FileNotFoundError: `pretrained` is not a file.
     """
     import difflib
+    import pickle
 
     import deepinv
 
@@ -117,31 +133,46 @@ def load_deepinv(
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(sorted(known))}."
         raise ValueError(f"deepinv.models has no denoiser {name!r}; {hint}")
-    if pretrained == "download":
-        raise ValueError(
-            "deepinv unpickles what it downloads; fetch the file yourself and give its path as pretrained=FILE, "
-            "or pass a loaded model to invdiff.priors.from_deepinv."
-        )
     import inspect
 
     if "pretrained" in inspect.signature(found).parameters:
-        options["pretrained"] = None
+        options["pretrained"] = pretrained if pretrained == "download" else None
     elif pretrained is not None:
         raise ValueError(f"deepinv.models.{name} takes no weights; leave pretrained out.")
     try:
         # Layers draw their first weights from the global random state; the caller's draws must not depend on that.
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _weights_only():
             model = found(**options)
     except TypeError as error:
         raise ValueError(f"deepinv.models.{name} cannot be built from these options: {error}.") from error
-    if pretrained is not None:
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"What deepinv downloaded for {name} holds pickled Python objects, and loading them would run code from "
+            f"the file; give a file of weights as pretrained=FILE."
+        ) from error
+    if pretrained is not None and pretrained != "download":
         fill(model, load_state_dict(pretrained), pretrained)
-    elif any(True for _ in model.parameters()):
+    elif pretrained is None and any(True for _ in model.parameters()):
         warnings.warn(
             f"deepinv:{name} has random weights and will not denoise; give the file of its weights as pretrained=FILE.",
             stacklevel=3,
         )
     return from_deepinv(model, sigma_range=sigma_range, channels=channels)
+
+
+@contextlib.contextmanager
+def _weights_only() -> Iterator[None]:
+    """Inside, torch reads weights only, whatever deepinv asks of it: its downloads are unpickled otherwise."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def to_deepinv(prior: Prior) -> DeepinvDenoiser:

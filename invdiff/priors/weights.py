@@ -75,7 +75,10 @@ def load_state_dict(path: str | Path, *, sha256: str | None = None) -> dict[str,
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch names the objects that it would have to build ("Unsupported global", "GLOBAL"); damage has other words.
-        if "global" in str(error).lower():
+        # Pickles of later protocols (EDM's .pkl) stop its reader at an instruction before any object.
+        with path.open("rb") as file:
+            later = file.read(2) in (b"\x80\x03", b"\x80\x04", b"\x80\x05")
+        if later or "global" in str(error).lower():
             found_class = re.search(r"GLOBAL ([\w.]+)", str(error))
             named = f" ({found_class[1]})" if found_class else ""
             raise ValueError(

@@ -86,7 +86,6 @@ class TestFromDeepinv:
         [
             ("deepinv:DRUnet", {}, "no denoiser 'DRUnet'; did you mean 'DRUNet'"),
             ("deepinv:zzzz", {}, "choose from .*DRUNet"),
-            ("deepinv:DRUNet", {"pretrained": "download"}, "deepinv unpickles what it downloads"),
             ("deepinv:TVDenoiser", {"pretrained": "w.pth"}, "takes no weights"),
             ("deepinv:TVDenoiser", {"colour": 3}, "cannot be built from these options"),
         ],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import hashlib
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +123,35 @@ def test_fill_names_what_does_not_fit(linear: nn.Linear) -> None:
         fill(linear, {**state, "weight": torch.ones(2, 4)}, "w")
     fill(linear, {key: torch.zeros_like(value) for key, value in state.items()}, "w")
     assert float(linear.weight.detach().abs().sum()) == 0
+
+
+def test_the_hash_is_checked(tmp_path: Path, linear: nn.Linear) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(linear.state_dict(), path)
+    right = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert set(load_state_dict(path, sha256=right.upper())) == {"weight", "bias"}
+    with pytest.raises(ValueError, match=rf"w\.pth has the SHA-256 {right} and not the expected {'0' * 64}; fetch it"):
+        load_state_dict(path, sha256="0" * 64)
+    save_prior(tmp_path / "w.safetensors", linear.state_dict(), {}, {})
+    with pytest.raises(ValueError, match=r"w\.safetensors has the SHA-256"):
+        read_prior(tmp_path / "w.safetensors", sha256="0" * 64)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_pickles_of_edm_and_namespaces_are_refused_with_the_way_out(tmp_path: Path, protocol: int) -> None:
+    # An EDM .pkl is a plain pickle of a mapping to a network object.
+    (tmp_path / "edm.pkl").write_bytes(pickle.dumps({"ema": Planted(tmp_path / "ran")}, protocol=protocol))
+    with pytest.raises(ValueError, match=r"edm\.pkl holds pickled Python objects.*save model\.state_dict\(\)"):
+        load_state_dict(tmp_path / "edm.pkl")
+    assert not (tmp_path / "ran").exists()
+    torch.save({"model": {"w": torch.ones(1)}, "args": argparse.Namespace(lr=1)}, tmp_path / "args.pth")
+    with pytest.raises(ValueError, match=r"args\.pth holds pickled Python objects \(argparse\.Namespace\)"):
+        load_state_dict(tmp_path / "args.pth")
+
+
+def test_a_network_without_storage_takes_the_tensors_over(linear: nn.Linear) -> None:
+    with torch.device("meta"):
+        empty = nn.Linear(3, 2)
+    fill(empty, {key: value.half() for key, value in linear.state_dict().items()}, "w")
+    assert empty.weight.dtype == torch.float32
+    torch.testing.assert_close(empty.weight, linear.weight, rtol=1e-3, atol=1e-3)
