@@ -13,6 +13,7 @@ from torch import Tensor
 from invdiff import priors
 from invdiff.priors import Prior
 from invdiff.priors.adapters import from_deepinv
+from invdiff.priors.adm import ADM
 from invdiff.priors.base import FunctionPrior
 from invdiff.priors.channels import ColourThroughGray, GrayThroughColour
 from invdiff.priors.cnn import DRUNetwork
@@ -38,6 +39,16 @@ def drunet_file(folder: Path) -> Path:
     generator = torch.Generator().manual_seed(2)
     torch.save({key: 0.1 * torch.randn(shape, generator=generator) for key, shape in shapes.items()}, folder / "r.pth")
     return folder / "r.pth"
+
+
+def adm_file(folder: Path) -> Path:
+    """A file of small random weights under the names of guided diffusion, which learned a variance."""
+    with torch.device("meta"):
+        network = ADM(width=32, multipliers=(1, 1), attention=(2,), head_channels=32, returned=6)
+        shapes = {key: value.shape for key, value in network.state_dict().items()}
+    generator = torch.Generator().manual_seed(4)
+    torch.save({key: 0.1 * torch.randn(shape, generator=generator) for key, shape in shapes.items()}, folder / "a.pt")
+    return folder / "a.pt"
 
 
 def natural_file(folder: Path) -> Path:
@@ -80,6 +91,9 @@ MAKERS: dict[str, Callable[[Path, str], Prior]] = {
         f"ffdnet:{stack_file(folder, 'f.pth', [13, 6, 12])}", precision=precision
     ),
     "drunet": lambda folder, precision: priors.load(f"drunet:{drunet_file(folder)}", precision=precision),
+    "adm": lambda folder, precision: priors.load(
+        f"adm:{adm_file(folder)}", precision=precision, head_channels=32, self_test=False
+    ),
     "gray through colour": lambda folder, precision: GrayThroughColour(coloured()),
     "colour through gray": lambda folder, precision: ColourThroughGray(coloured(channels=1)),
     "colour through one level": lambda folder, precision: ColourThroughGray(coloured((0.1, 0.1), 1)),
