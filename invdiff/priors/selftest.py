@@ -87,7 +87,7 @@ def check(prior: ConvertedPrior) -> None:
         )
     elif prior.channels == 3:
         swapped = _changed(prior, bgr=not prior.bgr)
-        if _colour_lead(prior, swapped, images, levels) > COLOUR_MARGIN:
+        if _colour_lead(prior, swapped, images, levels, found) > COLOUR_MARGIN:
             warnings.warn(
                 f"{prior.name} may be declared wrongly: it denoises photographs better with bgr={not prior.bgr} (its "
                 f"colours in the order {'blue, green, red' if not prior.bgr else 'red, green, blue'}); if the "
@@ -176,16 +176,19 @@ def _changed(prior: ConvertedPrior, **changes: object) -> ConvertedPrior:
     return clone
 
 
-def _colour_lead(prior: ConvertedPrior, swapped: ConvertedPrior, images: list[Tensor], levels: list[float]) -> float:
-    """By how much the swapped order of colours wins on the image where it wins least, where both denoise."""
+def _colour_lead(
+    prior: ConvertedPrior, swapped: ConvertedPrior, images: list[Tensor], levels: list[float], found: list[Tensor]
+) -> float:
+    """By how much the swapped order of colours wins on the image where it wins least, where either denoises."""
     leads = []
-    for image in images:
+    for image, known in zip(images, found, strict=True):
         noise = _noise(image, len(levels))
         gain = torch.zeros(len(levels))
         valid = torch.ones(len(levels), dtype=torch.bool)
         # Noise that favours one order of the colours favours the other when it is flipped.
         for eps in (noise, noise.flip(1)):
-            a, b = (_scores(p, image, levels, eps)[prior.predicts] for p in (prior, swapped))
+            a = known if eps is noise else _scores(prior, image, levels, eps)[prior.predicts]
+            b = _scores(swapped, image, levels, eps)[prior.predicts]
             valid &= (a < 0.3) | (b < 0.3)
             gain += (_clipped(a) - _clipped(b)) / 2
         leads.append(float(gain[valid].mean()) if bool(valid.any()) else 0.0)
