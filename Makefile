@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo train-demo test lint posterior clean
+.PHONY: demo train-demo natural test lint posterior clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m experiments.demo
@@ -11,6 +11,10 @@ demo: $(VENV)/.installed
 # A tiny prior from seven bundled pictures, and what it makes of an eighth: two minutes on two cores.
 train-demo: $(VENV)/.installed
 	$(BIN)/python -m experiments.train_demo
+
+# The prior that ships, from the folder of photographs DATA; some hours on 2 cores.
+natural: $(VENV)/.installed
+	for run in 1 2 3; do $(BIN)/python -m experiments.train --config-name natural_$$run data=$(DATA) || exit 1; done
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest

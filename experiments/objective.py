@@ -153,7 +153,7 @@ class CNN:
     def open(self, path: Path) -> Prior:
         kinds: dict[str, type[DnCNN] | type[FFDNet] | type[DRUNet]]
         kinds = {"dncnn": DnCNN, "ffdnet": FFDNet, "drunet": DRUNet}
-        return kinds[self.kind].from_file(path, sigma_range=self.sigma_range)
+        return kinds[self.kind].from_file(path)
 
 
 def _new_stack(ends: tuple[int, int], depth: int, width: int) -> nn.Module:

@@ -14,7 +14,7 @@ from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
 from invdiff.priors.base import Prior, check_range, lies_on
 from invdiff.priors.precision import lay_out, resolve
-from invdiff.priors.weights import fill, load_state_dict
+from invdiff.priors.weights import fill, load_state_dict, read_prior
 
 __all__ = ["DRUNet", "DRUNetwork", "DnCNN", "FFDNet", "NetworkPrior", "plain_stack"]
 
@@ -93,6 +93,17 @@ class NetworkPrior(Prior):
         return clone
 
 
+def _declared(path: str | Path) -> tuple[float, float] | None:
+    """The noise levels in the card of a file of `experiments.train`; None for files without one."""
+    if Path(path).suffix != ".safetensors":
+        return None
+    try:
+        low, high = read_prior(path)[2]["sigma_range"]
+    except (KeyError, ValueError):
+        return None
+    return float(low), float(high)
+
+
 class DnCNN(NetworkPrior):
     """DnCNN, a stack of convolutions that predicts the noise: `D(x, sigma) = x - net(x)` (Zhang et al. 2017, eq. 1).
 
@@ -113,8 +124,9 @@ class DnCNN(NetworkPrior):
     ) -> Self:
         """Build the network from a file of weights named `model.N.weight`, `model.N.bias`.
 
-        A KAIR file of 20 layers is blind up to 55/255. Any other was trained for one level: `sigma` where given, else
-        the number at the end of the file's name, as in `dncnn_25.pth` (25/255).
+        A file of `experiments.train` says what it was trained for. A KAIR file of 20 layers is blind up to 55/255. Any
+        other was trained for one level: `sigma` where given, else the number at the end of the file's name, as in
+        `dncnn_25.pth` (25/255).
 
         Args:
             path: the file of weights.
@@ -135,6 +147,7 @@ class DnCNN(NetworkPrior):
             )
         if sigma is not None:
             sigma_range = (sigma, sigma)
+        sigma_range = sigma_range or _declared(path)
         if sigma_range is None:
             number = re.search(r"(?:^|_)(\d{1,3})$", Path(path).stem)
             if _depth(state) == 20:
@@ -161,12 +174,12 @@ class FFDNet(NetworkPrior):
     name = "ffdnet"
 
     @classmethod
-    def from_file(cls, path: str | Path, *, sigma_range: tuple[float, float] = (0.0, 75 / 255), **options: Any) -> Self:
+    def from_file(cls, path: str | Path, *, sigma_range: tuple[float, float] | None = None, **options: Any) -> Self:
         """Build the network from a file of weights named `model.N.weight`, `model.N.bias`.
 
         Args:
             path: the file of weights.
-            sigma_range: the levels it was trained for; those of the KAIR files by default.
+            sigma_range: the levels it was trained for; where left out what the file says, else those of the KAIR files.
             options: `precision` and `channels_last` of `NetworkPrior`.
 
         Raises:
@@ -179,7 +192,8 @@ class FFDNet(NetworkPrior):
                 f"{path} takes {taken} and returns {made} channels, and an FFDNet takes 4 C + 1 and returns 4 C; "
                 f"is it a file for dncnn?"
             )
-        return cls(network, channels=made // 4, sigma_range=sigma_range, **options)
+        levels = sigma_range or _declared(path) or (0.0, 75 / 255)
+        return cls(network, channels=made // 4, sigma_range=levels, **options)
 
     def estimate(self, x: Tensor, inner: Tensor, sigma: Tensor) -> Tensor:
         padded = _pad_to(inner, 2)
@@ -198,12 +212,12 @@ class DRUNet(NetworkPrior):
     name = "drunet"
 
     @classmethod
-    def from_file(cls, path: str | Path, *, sigma_range: tuple[float, float] = (0.0, 50 / 255), **options: Any) -> Self:
+    def from_file(cls, path: str | Path, *, sigma_range: tuple[float, float] | None = None, **options: Any) -> Self:
         """Build the network from a file of weights with the names of the published DRUNet (`m_head`, `m_down1`, ...).
 
         Args:
             path: the file of weights.
-            sigma_range: the levels it was trained for; those of the KAIR files by default.
+            sigma_range: the levels it was trained for; where left out what the file says, else those of the KAIR files.
             options: `precision` and `channels_last` of `NetworkPrior`.
 
         Raises:
@@ -228,7 +242,8 @@ class DRUNet(NetworkPrior):
         with torch.random.fork_rng(devices=[]):
             network = DRUNetwork(tail.shape[0], widths, max(blocks, 1))
         fill(network, state, path)
-        return cls(network, channels=tail.shape[0], sigma_range=sigma_range, **options)
+        levels = sigma_range or _declared(path) or (0.0, 50 / 255)
+        return cls(network, channels=tail.shape[0], sigma_range=levels, **options)
 
     def estimate(self, x: Tensor, inner: Tensor, sigma: Tensor) -> Tensor:
         padded = _pad_to(inner, 8)

@@ -157,6 +157,9 @@ def load_natural(path: str | Path | None = None, *, precision: str = "auto") -> 
 
     file = Path(path) if path is not None else Path(str(resources.files("invdiff.priors") / "natural.safetensors"))
     state, config, card = read_prior(file)
+    if "kind" in config:
+        kind = config["kind"]
+        raise ValueError(f"{file} holds a {kind} and no diffusion prior: load it with priors.load('{kind}:{file}').")
     # Layers draw their first weights, all replaced below, from the global random state.
     with torch.random.fork_rng(devices=[]):
         network = UNet(**config)

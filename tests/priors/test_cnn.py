@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from invdiff.priors import Prior, load
+from invdiff.priors import Prior, load, load_natural
 from invdiff.priors.cnn import DRUNet, DRUNetwork
+from invdiff.priors.weights import load_state_dict, save_prior
 
 
 def stack(widths: list[int], folder: Path, name: str = "w.pth") -> Path:
@@ -174,3 +175,13 @@ def test_refusals(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=sentence) as caught:
             load(name)
         assert str(caught.value).startswith(("The noise", str(tmp_path)))
+
+
+def test_a_file_of_our_training_says_its_noise_levels(tmp_path: Path) -> None:
+    state = load_state_dict(stack([3, 8, 3], tmp_path))
+    path = tmp_path / "mine.safetensors"
+    save_prior(path, state, {"kind": "dncnn"}, {"sigma_range": [0.0, 0.25]})
+    assert load(f"dncnn:{path}").sigma_range == (0.0, 0.25)
+    assert load(f"dncnn:{path}", sigma=0.1).sigma_range == (0.1, 0.1)
+    with pytest.raises(ValueError, match=r"mine.safetensors holds a dncnn and no diffusion prior: load it with"):
+        load_natural(path)

@@ -61,7 +61,7 @@ def test_a_device_that_is_not_there_is_refused(settings):
 
 
 @pytest.mark.parametrize("network", ["unet", "dncnn", "ffdnet", "drunet"])
-@pytest.mark.parametrize("config", ["train", "natural", "demo"])
+@pytest.mark.parametrize("config", ["train", "natural_1", "natural_2", "natural_3", "demo"])
 def test_every_configuration_passes_the_check(settings, network, config):
     check(settings(network=network, config=config))
 
