@@ -195,7 +195,14 @@ class _AnalyticPrior(Prior):
         """The exact posterior given a linear measurement with Gaussian noise (module docstring)."""
         return self.mixture.condition(likelihood)
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> _AnalyticPrior:
+    def to(
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        precision: str | None = None,
+        compile: bool | None = None,
+    ) -> _AnalyticPrior:
         """A copy on another device; the prior's own numbers stay float64 and answers take their input's dtype."""
         m = self.mixture
         if device is None or lies_on(m.means.device, device):

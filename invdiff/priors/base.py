@@ -73,8 +73,19 @@ class Prior(ABC):
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The estimate for checked input: x (b, C, H, W) and sigma (b,) with x's dtype and device."""
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Prior:
-        """A copy of this prior on `device` and in `dtype`; itself where it holds no tensors."""
+    def to(
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        precision: str | None = None,
+        compile: bool | None = None,
+    ) -> Prior:
+        """A copy of this prior on `device` and in `dtype`; itself where it holds no tensors.
+
+        `precision` ("auto", "float32", "bfloat16") and `compile` are of the network of a prior that has one
+        (`precision.NetworkPrior`); others have no use for them.
+        """
         return self
 
 
@@ -121,7 +132,14 @@ class FunctionPrior(Prior):
             )
         return result.to(x.dtype)
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Prior:
+    def to(
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        precision: str | None = None,
+        compile: bool | None = None,
+    ) -> Prior:
         function: Any = self.function
         if isinstance(function, nn.Module):
             if _settled(function, device, dtype):

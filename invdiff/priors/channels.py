@@ -37,6 +37,7 @@ A prior that does not go down to sigma / sqrt(3), such as one of a single level,
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from functools import lru_cache
 
 import torch
@@ -73,8 +74,20 @@ class _Adapted(Prior):
         self.prior = prior
         self.differentiable = prior.differentiable
 
-    def _moved(self, device: torch.device | str | None, dtype: torch.dtype | None) -> Prior:
-        return self.prior.to(device=device, dtype=dtype)
+    @abstractmethod
+    def around(self, prior: Prior) -> Prior:
+        """The same adapter around another copy of the prior."""
+
+    def to(
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        precision: str | None = None,
+        compile: bool | None = None,
+    ) -> Prior:
+        moved = self.prior.to(device, dtype, precision=precision, compile=compile)
+        return self if moved is self.prior else self.around(moved)
 
 
 class GrayThroughColour(_Adapted):
@@ -101,9 +114,8 @@ class GrayThroughColour(_Adapted):
         across = chroma_pattern(*x.shape[-2:]).to(x)
         return self.prior(x + level[:, None, None, None] * across, level).mean(dim=1, keepdim=True)
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Prior:
-        moved = self._moved(device, dtype)
-        return self if moved is self.prior else GrayThroughColour(moved)
+    def around(self, prior: Prior) -> Prior:
+        return GrayThroughColour(prior)
 
 
 class ColourThroughGray(_Adapted):
@@ -133,9 +145,8 @@ class ColourThroughGray(_Adapted):
         levels = (sigma[:, None] * scale.flatten()).flatten()
         return opponent((self.prior(planes, levels).reshape(x.shape) - shift) / scale, inverse=True)
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Prior:
-        moved = self._moved(device, dtype)
-        return self if moved is self.prior else ColourThroughGray(moved, self.channels or 1)
+    def around(self, prior: Prior) -> Prior:
+        return ColourThroughGray(prior, self.channels or 1)
 
 
 @lru_cache(maxsize=4)

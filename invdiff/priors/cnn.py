@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,23 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
-from invdiff.priors.base import Prior, check_range, lies_on
-from invdiff.priors.precision import lay_out, resolve
+from invdiff.priors.base import check_range
+from invdiff.priors.precision import NetworkPrior
 from invdiff.priors.weights import fill, load_state_dict, read_prior
 
-__all__ = ["DRUNet", "DRUNetwork", "DnCNN", "FFDNet", "NetworkPrior", "plain_stack"]
+__all__ = ["CNNPrior", "DRUNet", "DRUNetwork", "DnCNN", "FFDNet", "plain_stack"]
 
 
-class NetworkPrior(Prior):
-    """A prior whose estimate comes from a trained network.
+class CNNPrior(NetworkPrior):
+    """A prior whose estimate comes from a convolutional denoiser.
 
     Args:
-        network: the module; it is used in evaluation mode, with its parameters frozen.
+        network: the module; the prior computes with a frozen copy of it in evaluation mode.
         channels: image channels.
         sigma_range: lowest and highest noise level that it was trained for.
         precision: "float32", "float64", "bfloat16" or "auto" (see `precision.resolve`): what the network computes in.
             Results keep the image's dtype. bfloat16 rounds the image of a network that returns it (FFDNet, DRUNet).
-        channels_last: lay the tensors out with the channels last, which some devices prefer.
+        channels_last: lay the tensors out with the channels last; where left out, in bfloat16 only.
 
     Raises:
         ValueError: an unknown precision.
@@ -41,19 +40,11 @@ class NetworkPrior(Prior):
         channels: int,
         sigma_range: tuple[float, float],
         precision: str = "float32",
-        channels_last: bool = False,
+        channels_last: bool | None = None,
     ) -> None:
+        super().__init__(network, precision=precision, channels_last=channels_last)
         self.channels = channels
         self.sigma_range = check_range(sigma_range, self.name)
-        self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.network = network.eval().requires_grad_(False)
-        self._wanted = precision
-        self._settle(compile=False)
-
-    def _settle(self, compile: bool) -> None:
-        last = self.layout is torch.channels_last
-        self._run, self._dtype = lay_out(self.network, self._wanted, channels_last=last, compile=compile)
-        self.precision = str(self._dtype).removeprefix("torch.")
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         held = next(self.network.parameters()).device
@@ -65,32 +56,6 @@ class NetworkPrior(Prior):
     def estimate(self, x: Tensor, inner: Tensor, sigma: Tensor) -> Tensor:
         """The estimate for x, with `inner` the same image in the network's precision and layout."""
         raise NotImplementedError
-
-    def to(
-        self,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        precision: str | None = None,
-        compile: bool = False,
-    ) -> Self:
-        """A copy on `device`, in another precision, or compiled; `dtype` is ignored, as results keep the image's dtype.
-
-        Raises:
-            ValueError: an unknown precision.
-        """
-        stays = device is None or lies_on(next(self.network.parameters()).device, device)
-        if stays and precision in (None, self._wanted) and not compile:
-            return self
-        clone = copy.copy(self)
-        if not stays:
-            clone.network = copy.deepcopy(self.network).to(device=device)
-        clone._wanted = precision or self._wanted
-        # What computes in bfloat16 at all does so fastest with the channels last.
-        if precision is not None and resolve(precision, next(clone.network.parameters()).device) is torch.bfloat16:
-            clone.layout = torch.channels_last
-        clone._settle(compile)
-        return clone
 
 
 def _declared(path: str | Path) -> tuple[float, float] | None:
@@ -104,7 +69,7 @@ def _declared(path: str | Path) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-class DnCNN(NetworkPrior):
+class DnCNN(CNNPrior):
     """DnCNN, a stack of convolutions that predicts the noise: `D(x, sigma) = x - net(x)` (Zhang et al. 2017, eq. 1).
 
     It never sees sigma. A blind network (trained on a range) judges the noise by itself; one of a fixed level serves
@@ -132,7 +97,7 @@ class DnCNN(NetworkPrior):
             path: the file of weights.
             sigma: the level of a network trained for one.
             sigma_range: (lowest, highest) where neither rule holds.
-            options: `precision` and `channels_last` of `NetworkPrior`.
+            options: `precision` and `channels_last` of `CNNPrior`.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -165,7 +130,7 @@ class DnCNN(NetworkPrior):
         return x - self._run(inner).to(x.dtype)
 
 
-class FFDNet(NetworkPrior):
+class FFDNet(CNNPrior):
     """FFDNet, convolutions at half resolution that see a map of sigma: `D(x, sigma) = net(x, sigma)`
 
     (Zhang, Zuo and Zhang 2018, eq. 3), trained up to 75/255.
@@ -180,7 +145,7 @@ class FFDNet(NetworkPrior):
         Args:
             path: the file of weights.
             sigma_range: the levels it was trained for; where left out what the file says, else those of the KAIR files.
-            options: `precision` and `channels_last` of `NetworkPrior`.
+            options: `precision` and `channels_last` of `CNNPrior`.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -203,7 +168,7 @@ class FFDNet(NetworkPrior):
         return result[..., : x.shape[-2], : x.shape[-1]]
 
 
-class DRUNet(NetworkPrior):
+class DRUNet(CNNPrior):
     """DRUNet, a bias-free residual U-Net that sees a map of sigma: `D(x, sigma) = net(x, sigma)`
 
     (Zhang et al. 2021, "Plug-and-play image restoration with deep denoiser prior", section 4.1), trained up to 50/255.
@@ -218,7 +183,7 @@ class DRUNet(NetworkPrior):
         Args:
             path: the file of weights.
             sigma_range: the levels it was trained for; where left out what the file says, else those of the KAIR files.
-            options: `precision` and `channels_last` of `NetworkPrior`.
+            options: `precision` and `channels_last` of `CNNPrior`.
 
         Raises:
             FileNotFoundError: there is no such file.

@@ -6,11 +6,14 @@ import copy
 import functools
 import time
 from collections.abc import Callable
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PRECISIONS", "lay_out", "resolve"]
+from .base import Prior, lies_on
+
+__all__ = ["PRECISIONS", "NetworkPrior", "lay_out", "resolve"]
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -45,8 +48,8 @@ def lay_out(
     """The network ready to compute in a precision, and that dtype; the one that was given keeps its weights.
 
     Args:
-        network: where its first parameter lies it will compute. The submodules that it names in `full_precision`, if
-            any, are not rounded to bfloat16.
+        network: where its first parameter lies it will compute. Submodules of the names that it lists in
+            `full_precision`, if any, are not rounded to bfloat16.
         precision: as for `resolve`.
         channels_last: lay the weights out with the channels last.
         compile: run it through `torch.compile`.
@@ -60,10 +63,75 @@ def lay_out(
     if dtype != held.dtype or channels_last:
         layout = torch.channels_last if channels_last else torch.preserve_format
         laid = copy.deepcopy(network).to(dtype=dtype, memory_format=layout)  # type: ignore[call-overload]
-        for part in getattr(network, "full_precision", ()) if dtype == torch.bfloat16 else ():
-            full = copy.deepcopy(getattr(network, part))
-            setattr(laid, part, full.to(memory_format=layout))
+        kept = getattr(network, "full_precision", ()) if dtype == torch.bfloat16 else ()
+        for name, part in network.named_modules():
+            if name.rpartition(".")[2] in kept:
+                laid.set_submodule(name, copy.deepcopy(part).to(memory_format=layout))  # type: ignore[call-overload]
     return (torch.compile(laid) if compile else laid), dtype
+
+
+class NetworkPrior(Prior):
+    """A prior whose estimate comes from a network of its own, which moves between devices and precisions.
+
+    Args:
+        network: the module; the prior computes with a frozen copy of it in evaluation mode.
+        precision: "auto", "float32", "bfloat16" or "float64", see `resolve`.
+        channels_last: lay tensors out with the channels last; where left out, in bfloat16 only.
+
+    Attributes:
+        precision: the dtype that it computes in.
+        compiled: whether it runs through `torch.compile`, which changes the last bits of results.
+
+    Raises:
+        ValueError: an unknown precision.
+    """
+
+    network: nn.Module
+
+    def __init__(self, network: nn.Module, *, precision: str, channels_last: bool | None = None) -> None:
+        # As it came: the weights' hash and other precisions are those of the full weights.
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.compiled = False
+        self._wanted, self._last = precision, channels_last
+        self._settle()
+
+    def _settle(self) -> None:
+        device = next(self.network.parameters()).device
+        half = resolve(self._wanted, device) is torch.bfloat16
+        last = half if self._last is None else self._last
+        self.layout = torch.channels_last if last else torch.contiguous_format
+        self._run, self._dtype = lay_out(self.network, self._wanted, channels_last=last, compile=self.compiled)
+        self.precision = str(self._dtype).removeprefix("torch.")
+
+    def to(
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        precision: str | None = None,
+        compile: bool | None = None,
+    ) -> Self:
+        """A copy on another device, in another precision, compiled or not; what is left out stays as it is.
+
+        Args:
+            device: where the network computes.
+            dtype: ignored, as results keep the dtype of the image.
+            precision: "auto", "float32", "bfloat16" or "float64".
+            compile: whether the network runs through `torch.compile`: half a minute for the first image of a size.
+
+        Raises:
+            ValueError: for an unknown precision.
+        """
+        stays = device is None or lies_on(next(self.network.parameters()).device, device)
+        if stays and precision in (None, self._wanted) and compile in (None, self.compiled):
+            return self
+        clone = copy.copy(self)
+        if not stays:
+            clone.network = copy.deepcopy(self.network).to(device)
+        clone._wanted = self._wanted if precision is None else precision
+        clone.compiled = self.compiled if compile is None else compile
+        clone._settle()
+        return clone
 
 
 @functools.cache

@@ -51,7 +51,8 @@ class UNet(nn.Module):
     """
 
     # At small sigma the noise is finer than bfloat16's steps of the image that carries it: the first layer must see it.
-    full_precision = ("head",)
+    # What the noise level decides costs nothing, and its rounding would move every pixel alike.
+    full_precision = ("head", "embed", "modulation")
 
     def __init__(
         self, channels: int = 3, widths: Sequence[int] = (48, 96, 160), blocks: int = 2, embedding: int = 128
@@ -79,6 +80,12 @@ class UNet(nn.Module):
         nn.init.zeros_(self.tail.bias)  # type: ignore[arg-type]
 
     @property
+    def computes_in(self) -> torch.dtype:
+        """The precision of all layers but those of `full_precision`."""
+        weight: Tensor = self.down[0][0].conv1.weight  # type: ignore[index, union-attr, assignment]
+        return weight.dtype
+
+    @property
     def receptive_radius(self) -> int:
         """Pixels beyond which an input pixel cannot change an output pixel."""
         radius = 2
@@ -88,11 +95,11 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
         """F(x, noise) with x of shape (b, C, H, W), H and W multiples of `stride`, and noise of shape (b,)."""
-        # The phases need float32, whatever the network computes in: no buffer, as `.to(dtype)` would round it.
+        # The phases need float32, whatever the network computes in: no buffer, which `.to(dtype)` would round.
         phase = noise.float()[:, None] * (2 * math.pi * torch.logspace(-1, 0.6, 16, device=noise.device))
-        embedding = self.embed(torch.cat([phase.cos(), phase.sin()], dim=1).to(self.tail.weight.dtype))
+        embedding = self.embed(torch.cat([phase.cos(), phase.sin()], dim=1).to(self.head.weight.dtype))
         h = self.head(torch.cat([x, torch.ones_like(x[:, :1])], dim=1))
-        if self.tail.weight.dtype == torch.bfloat16:
+        if self.computes_in == torch.bfloat16:
             h = h.bfloat16()
         skips: list[Tensor] = []
         for level, stack in enumerate(self.down):
