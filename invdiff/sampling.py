@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import numbers
 import sys
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .likelihood import Likelihood
 from .posterior import POINT, Posterior
@@ -52,15 +53,17 @@ def sample(
         draws: number of draws per measurement; 1 for solvers that give a point estimate.
         seed: integer from 0 on.
         in_shape: shape of one image, where no likelihood, prior or start tells it.
-        start: image to start from, (*in_shape) or (m, *in_shape).
+        start: image to start from, (*in_shape), or one for each of m measurements, (m, *in_shape); without a likelihood
+            one image, (*in_shape) or (1, *in_shape).
         start_sigma: noise level added to `start` by diffusion solvers, image units; they go on from there.
-        device: where to run; where y is if left out.
-        micro_batch: members per batch; the default depends on the image shape alone.
+        device: where to run; if left out where y is, and without a likelihood where `start` is, else the prior, else
+            the CPU. The draws have the dtype of y, and without a likelihood that of `start`, but at least float32.
+        micro_batch: members per batch, the last one being filled up; the default depends on the image shape alone.
         on_step: called with the step number and a copy of the iterates, (micro_batch, *in_shape).
         progress: show a progress bar on a terminal.
 
     Raises:
-        TypeError: if the solver has no `iterate` or the likelihood is not a Likelihood.
+        TypeError: if the solver has no `iterate`, the likelihood is not a Likelihood or `start` is not a tensor.
         CapabilityError: if solver, operator, noise and prior do not go together.
         ValueError: for any other setting that cannot be used.
         FloatingPointError: if a draw becomes infinite or NaN.
@@ -81,24 +84,33 @@ def sample(
             f"{type(solver).__name__} gives one point estimate: ask for draws=1, not {draws}, or use DDRM or DPS."
         )
     MemberRandom(seed, [])
+    if start is not None and (not isinstance(start, Tensor) or start.is_complex()):
+        kind = start.dtype if isinstance(start, Tensor) else type(start).__name__
+        raise TypeError(f"start is {kind}: expected an image as a real tensor (C, H, W); use torch.as_tensor first.")
     prior = as_prior(denoiser)
     shape = _shape(likelihood, prior, in_shape, start)
     solver = _from_start(solver, start, start_sigma, prior)
-    where = torch.device(device) if device is not None else likelihood.y.device if likelihood else torch.device("cpu")
-    dtype = likelihood.y.dtype if likelihood else torch.float32
+    if device is not None:
+        where = torch.device(device)
+    elif likelihood is not None:
+        where = likelihood.y.device
+    else:
+        where = start.device if start is not None else held_on(prior)
+    if likelihood is not None:
+        dtype = likelihood.y.dtype
+    else:
+        dtype = torch.float32 if start is None else torch.promote_types(start.dtype, torch.float32)
     if likelihood is not None:
         likelihood = likelihood.to(where)
     prior = prior.to(where)
     check = getattr(solver, "check", None)
     if check is not None:
         check(likelihood, prior)
+    if likelihood is None and start is None and isinstance(solver, DiffusionSolver):
+        solver.check_noise_start(prior)
     count = 1 if likelihood is None else likelihood.measurements
     started = None if start is None else _started(start, shape, count).to(where, dtype)
-    if micro_batch is not None and (
-        isinstance(micro_batch, bool) or not isinstance(micro_batch, int) or micro_batch < 1
-    ):
-        raise ValueError(f"micro_batch is {micro_batch!r}: expected a whole number from 1 on.")
-    size = micro_batch or default_micro_batch(shape)
+    size = batch_size(micro_batch, shape)
     if not solver.stochastic:
         size = min(size, count)
     counted = _Counted(prior)
@@ -148,23 +160,73 @@ def sample(
         "measurements": count,
         "micro_batch": size,
         "in_shape": list(shape),
+        "start": describe(start),
+        "start_sigma": describe(start_sigma),
         "dtype": str(dtype).removeprefix("torch."),
         "nfe": calls // len(finished),
         "seconds": round(time.monotonic() - clock, 3),
         "interrupted": interrupted,
         "environment": environment(where),
     }
-    return Posterior(result, record, _label(solver, prior))
+    return Posterior(result, record, _label(solver, prior, guessed=likelihood is not None or start is None))
 
 
 def default_micro_batch(in_shape: Sequence[int]) -> int:
-    """The power of two, 1 to 256, that keeps a batch within 2^18 values: it depends on the shape alone.
+    """The power of two, 1 to 16, that keeps a batch within 2^18 values: it depends on the shape alone.
 
-    >>> default_micro_batch((3, 256, 256)), default_micro_batch((3, 64, 64))
-    (1, 16)
+    The last batch is filled up, so that a large one would cost a few draws of small images as much as many.
+
+    >>> default_micro_batch((3, 256, 256)), default_micro_batch((3, 64, 64)), default_micro_batch((1, 28, 28))
+    (1, 16, 16)
     """
     fitting = 2**18 // math.prod(in_shape)
-    return min(2 ** (fitting.bit_length() - 1), 256) if fitting else 1
+    return min(2 ** (fitting.bit_length() - 1), 16) if fitting else 1
+
+
+def batch_size(micro_batch: int | None, in_shape: Sequence[int]) -> int:
+    """The members per batch that were asked for, or the default.
+
+    Raises:
+        ValueError: for anything but a whole number from 1 on, or None.
+    """
+    if micro_batch is None:
+        return default_micro_batch(in_shape)
+    if isinstance(micro_batch, bool) or not isinstance(micro_batch, numbers.Integral) or micro_batch < 1:
+        raise ValueError(f"micro_batch is {micro_batch!r}: expected a whole number from 1 on.")
+    return int(micro_batch)
+
+
+def held_on(prior: Prior) -> torch.device:
+    """The device of the first network that a prior holds, else of its first tensor; the CPU where it holds neither.
+
+    >>> held_on(as_prior(nn.Conv2d(1, 1, 3)))
+    device(type='cpu')
+    """
+    found = list(_tensors(prior, set()))
+    # Tables, such as those of a forward process, stay on the CPU wherever the network is.
+    for wanted in (True, False):
+        for tensor, weight in found:
+            if weight == wanted:
+                return tensor.device
+    return torch.device("cpu")
+
+
+def _tensors(thing: object, seen: set[int]) -> Iterator[tuple[Tensor, bool]]:
+    """The tensors in the public attributes of a prior and of what it wraps, and whether each is a network's."""
+    if id(thing) in seen or isinstance(thing, type):
+        return
+    seen.add(id(thing))
+    if isinstance(thing, Tensor):
+        yield thing, False
+    elif isinstance(thing, nn.Module):
+        yield from ((tensor, True) for tensor in itertools.chain(thing.parameters(), thing.buffers()))
+    elif isinstance(thing, (list, tuple)):
+        for item in thing:
+            yield from _tensors(item, seen)
+    elif isinstance(thing, Denoiser) or type(thing).__module__.startswith("invdiff."):
+        for name, value in vars(thing).items() if hasattr(thing, "__dict__") else ():
+            if not name.startswith("_"):
+                yield from _tensors(value, seen)
 
 
 class _Counted(Prior):
@@ -222,18 +284,20 @@ def _from_start(solver: Solver, start: Tensor | None, start_sigma: float | None,
                 f"start_sigma is {start_sigma}: {type(solver).__name__} starts from `start` itself; leave it out."
             )
         return solver
-    if start_sigma is None or not math.isfinite(start_sigma) or start_sigma <= solver.sigma_min:
+    lowest = max(solver.sigma_min, prior.sigma_range[0])
+    number = isinstance(start_sigma, numbers.Real) and not isinstance(start_sigma, bool)
+    if not number or not math.isfinite(start_sigma) or start_sigma <= lowest:  # type: ignore[arg-type, operator]
         raise ValueError(
-            f"start_sigma is {start_sigma}: expected the noise level, above {solver.sigma_min:g}, from which "
+            f"start_sigma is {start_sigma!r}: expected the noise level, above {lowest:g}, from which "
             f"{type(solver).__name__} goes on."
         )
-    return dataclasses.replace(solver, sigma_max=start_sigma)
+    return dataclasses.replace(solver, sigma_max=float(start_sigma))  # type: ignore[arg-type]
 
 
 def _started(start: Tensor, shape: tuple[int, ...], count: int) -> Tensor:
     whole = start[None] if tuple(start.shape) == shape else start
     if tuple(whole.shape[1:]) != shape or whole.shape[0] not in (1, count):
-        raise ValueError(f"start has shape {tuple(start.shape)}: expected {shape} or ({count}, *{shape}).")
+        raise ValueError(f"start has shape {tuple(start.shape)}: expected {shape} or {(count, *shape)}.")
     if not bool(torch.isfinite(whole).all()):
         raise ValueError("start holds values that are not finite: expected an image.")
     return whole
@@ -252,10 +316,10 @@ def _take(likelihood: Likelihood | None, members: list[tuple[int, int]], count: 
     return likelihood.take(torch.tensor([j for _, j in members]))
 
 
-def _label(solver: Solver, prior: Prior) -> str:
+def _label(solver: Solver, prior: Prior, guessed: bool) -> str:
     if not solver.stochastic:
         return POINT
-    heuristic = isinstance(solver, DiffusionSolver) and solver.heuristic(prior)
+    heuristic = guessed and isinstance(solver, DiffusionSolver) and solver.heuristic(prior)
     return "heuristic spread" if heuristic else "uncalibrated spread"
 
 

@@ -8,16 +8,19 @@ import math
 import sys
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from invdiff import Likelihood, sample
 from invdiff.noise import GaussianNoise
 from invdiff.operators import Identity
 from invdiff.priors import FunctionPrior, GaussianPrior
-from invdiff.sampling import default_micro_batch
-from invdiff.solvers import DDRM, DPS, CapabilityError, PnPHQS
+from invdiff.priors.base import Prior
+from invdiff.record import describe
+from invdiff.sampling import default_micro_batch, held_on
+from invdiff.solvers import DDRM, DPS, CapabilityError, Heun, PnPHQS
 
 SHAPE = (1, 4, 4)
 
@@ -45,7 +48,7 @@ class Walk:
 
 def test_a_solver_of_somebodys_own_starts_from_the_priors_highest_noise():
     limited = FunctionPrior(lambda x, sigma: x, sigma_range=(0.0, 3.0))
-    draws = sample(Walk(), likelihood(), limited, draws=4000).draws
+    draws = sample(Walk(), likelihood(), limited, draws=4000, micro_batch=1000).draws
     assert float(draws.mean()) == pytest.approx(0.5, abs=0.05)
     assert float(draws.std()) == pytest.approx(math.sqrt(9 + 3), rel=0.03)
 
@@ -62,8 +65,8 @@ def test_draws_come_back_in_the_shape_of_y():
 def test_start_is_noised_and_denoised_from_its_level():
     """With an exact Gaussian denoiser, img2img from level s draws from p(x0 | x0 + s eps = start + s eps)."""
     start = torch.full(SHAPE, 0.9)
-    low = sample(DPS(steps=50), None, prior(), draws=500, start=start, start_sigma=0.05).draws
-    high = sample(DPS(steps=50), None, prior(), draws=500, start=start, start_sigma=5.0).draws
+    low = sample(DPS(steps=50), None, prior(), draws=500, micro_batch=500, start=start, start_sigma=0.05).draws
+    high = sample(DPS(steps=50), None, prior(), draws=500, micro_batch=500, start=start, start_sigma=5.0).draws
     assert abs(float(low.mean()) - 0.9) < 0.05
     assert abs(float(high.mean()) - 0.5) < 0.05
     assert torch.equal(start, torch.full(SHAPE, 0.9))
@@ -124,12 +127,72 @@ def test_progress_is_shown_on_a_terminal_only(monkeypatch):
 
 
 def test_the_default_micro_batch_depends_on_the_shape_alone():
-    assert [default_micro_batch((3, n, n)) for n in (8, 32, 64, 128, 256, 1024)] == [256, 64, 16, 4, 1, 1]
+    assert [default_micro_batch((3, n, n)) for n in (8, 64, 128, 256, 1024)] == [16, 16, 4, 1, 1]
+    assert sample(Walk(), None, prior(), draws=2).record["micro_batch"] == 16
 
 
 def test_the_prior_answers_in_the_likelihoods_dtype():
     wide = Likelihood(torch.full(SHAPE, 0.6, dtype=torch.float64), Identity(SHAPE), GaussianNoise(0.1))
     assert sample(DDRM(steps=5), wide, prior()).draws.dtype == torch.float64
+
+
+def test_the_image_started_from_is_in_the_record():
+    settings = {"draws": 1, "micro_batch": 1, "start_sigma": 0.2}
+    images = [torch.full(SHAPE, value) for value in (0.2, 0.3)]
+    records = [sample(DPS(steps=2), None, prior(), start=image, **settings).record for image in images]
+    assert records[0]["start"] != records[1]["start"]
+    assert records[0]["start"] == describe(images[0])
+    assert records[0]["start_sigma"] == 0.2
+    plain = sample(DPS(steps=2), None, prior()).record
+    assert (plain["start"], plain["start_sigma"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "drawn"),
+    [(torch.float64, torch.float64), (torch.float32, torch.float32), (torch.float16, torch.float32)],
+)
+def test_without_a_likelihood_draws_have_the_dtype_of_the_start(given, drawn):
+    start = torch.full(SHAPE, 0.5, dtype=given)
+    assert sample(DPS(steps=2), None, prior(), start=start, start_sigma=0.1).draws.dtype == drawn
+    assert sample(DPS(steps=2), None, prior()).draws.dtype == torch.float32
+
+
+def test_the_device_is_that_of_the_priors_network():
+    """Tensors without storage stand for another device: a table beside the network does not say where it is."""
+    network = nn.Conv2d(1, 1, 3)
+    away = nn.Conv2d(1, 1, 3, device="meta")
+
+    class Held(Prior):
+        def __init__(self, *things: object) -> None:
+            self.table, self.things = torch.zeros(2), things
+
+        def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+            return x
+
+    assert held_on(FunctionPrior(away)).type == "meta"
+    assert held_on(Held(away, network)).type == "meta"
+    assert held_on(Held(FunctionPrior(away))).type == "meta"
+    assert held_on(Held(torch.zeros(1, device="meta"))).type == "cpu"
+    assert held_on(FunctionPrior(lambda x, sigma: x)).type == "cpu"
+    assert held_on(GaussianPrior.power_law(SHAPE)).type == "cpu"
+
+
+def test_a_prior_of_limited_range_goes_on_from_an_image_within_it():
+    narrow = GaussianPrior.power_law(SHAPE)
+    limited = FunctionPrior(narrow, name="limited", sigma_range=(0.02, 0.2), per_member=True)
+    start = torch.full(SHAPE, 0.6)
+    for solver in (Heun(steps=5), DPS(steps=5)):
+        result = sample(solver, None, limited, draws=2, start=start, start_sigma=0.1)
+        assert 0.01 < float((result.draws - 0.6).abs().mean()) < 0.3
+        assert result.label == "uncalibrated spread"
+        with pytest.raises(
+            CapabilityError, match=r"cannot draw from the prior alone with limited, .* 0\.02 to 0\.2 on"
+        ):
+            sample(solver, None, limited, in_shape=SHAPE)
+        with pytest.raises(CapabilityError, match=r"is to start at sigma 0\.3; limited serves at most 0\.2"):
+            sample(solver, None, limited, start=start, start_sigma=0.3)
+        with pytest.raises(ValueError, match=r"start_sigma is 0\.01: expected the noise level, above 0\.02"):
+            sample(solver, None, limited, start=start, start_sigma=0.01)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +210,22 @@ def test_the_prior_answers_in_the_likelihoods_dtype():
         (ValueError, {"start_sigma": 0.5}, r"start_sigma is 0\.5 without a start"),
         (ValueError, {"start": torch.zeros(SHAPE)}, "start_sigma is None: expected the noise level"),
         (ValueError, {"start": torch.zeros(2, 2), "start_sigma": 1.0}, r"start has shape \(2, 2\): expected"),
+        (
+            ValueError,
+            {"start": torch.zeros(3, *SHAPE), "start_sigma": 1.0},
+            r"expected \(1, 4, 4\) or \(1, 1, 4, 4\)\.",
+        ),
+        (
+            TypeError,
+            {"start": np.zeros(SHAPE), "start_sigma": 1.0},
+            r"start is ndarray: expected an image as a real te",
+        ),
+        (TypeError, {"start": torch.zeros(SHAPE).cfloat()}, r"start is torch\.complex64: expected an image"),
+        (
+            ValueError,
+            {"start": torch.zeros(SHAPE), "start_sigma": "0.1"},
+            r"start_sigma is '0\.1': expected the noise le",
+        ),
         (ValueError, {"start": torch.full(SHAPE, torch.nan), "start_sigma": 1.0}, "start holds values that are not"),
         (ValueError, {"likelihood": None, "denoiser": lambda x, s: x}, "in_shape is missing"),
         (CapabilityError, {"denoiser": GaussianPrior.power_law((1, 5, 5))}, r"of images of shape \(1, 5, 5\)"),

@@ -188,11 +188,8 @@ class DiffusionSolver:
     def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
         """Refuse what this solver cannot do, in a sentence."""
         name, (low, high) = type(self).__name__, denoiser.sigma_range
-        if likelihood is None and (low > 0.05 or self.heuristic(denoiser)):
-            raise CapabilityError(
-                f"{name} cannot draw from the prior alone with {denoiser.name}, which serves noise levels from "
-                f"{low:.3g} to {high:.3g} only. Use a diffusion prior (natural)."
-            )
+        if likelihood is None and low > 0.05:
+            raise self._too_narrow(denoiser)
         if low > 0.05 or high <= self.sigma_min:
             raise CapabilityError(
                 f"{name} needs a prior for noise levels down to {self.sigma_min:g}; {denoiser.name} serves "
@@ -208,6 +205,18 @@ class DiffusionSolver:
                 f"{name} is to start at sigma {self.sigma_max:g}; {denoiser.name} serves at most {high:.3g}. "
                 "Start there or lower, or leave sigma_max out."
             )
+
+    def check_noise_start(self, denoiser: Prior) -> None:
+        """Refuse to draw from noise alone with a prior that does not reach it; from an image it may go on."""
+        if self.heuristic(denoiser):
+            raise self._too_narrow(denoiser)
+
+    def _too_narrow(self, denoiser: Prior) -> CapabilityError:
+        low, high = denoiser.sigma_range
+        return CapabilityError(
+            f"{type(self).__name__} cannot draw from the prior alone with {denoiser.name}, which serves noise levels "
+            f"from {low:.3g} to {high:.3g} only. Use a diffusion prior (natural)."
+        )
 
     def heuristic(self, denoiser: Prior) -> bool:
         """Whether the prior's range ends where images have not been forgotten, so that the start is a guess."""
@@ -247,11 +256,14 @@ class PriorSampler(DiffusionSolver):
         if self.sigmas is None:
             super().__post_init__()
             return
-        given = [float(sigma) for sigma in self.sigmas]
+        try:
+            given = [float(sigma) for sigma in self.sigmas]
+        except (TypeError, ValueError):
+            given = []
         falling = all(high > low for high, low in itertools.pairwise(given))
         if not given or not falling or not 0 < given[-1] <= given[0] < math.inf:
             raise ValueError(
-                f"sigmas of {type(self).__name__} are {self.sigmas}: expected falling noise levels above 0, such as "
+                f"sigmas of {type(self).__name__} are {self.sigmas!r}: expected falling noise levels above 0, such as "
                 "(10.0, 1.0, 0.1)."
             )
         require_positive(self, "sigma_max")
@@ -268,8 +280,16 @@ class PriorSampler(DiffusionSolver):
                 f"{name} draws from the prior alone and takes no likelihood: use DDRM or DPS to restore a measurement."
             )
         super().check(likelihood, denoiser)
-        high = denoiser.sigma_range[1]
-        if self.sigmas is not None and self.sigmas[0] > high:
+        if self.sigmas is None:
+            return
+        low, high = denoiser.sigma_range
+        # Levels taken from the table of a network may differ from its range in their last digit.
+        if self.sigmas[-1] < low * (1 - 1e-6):
+            raise CapabilityError(
+                f"{name} is to go down to sigma {self.sigmas[-1]:g}; {denoiser.name} serves at least {low:.3g}. "
+                "End there or higher."
+            )
+        if self.sigmas[0] > high * (1 + 1e-6):
             raise CapabilityError(
                 f"{name} is to start at sigma {self.sigmas[0]:g}; {denoiser.name} serves at most {high:.3g}. "
                 "Start there or lower."

@@ -39,7 +39,7 @@ class Heun(PriorSampler):
     Args:
         s_churn: how much noise is added anew over all steps; 0 for none.
         s_min: lowest noise level at which it is, image units.
-        s_max: highest noise level at which it is, image units.
+        s_max: highest noise level at which it is, image units; None, which infinity becomes, for no limit.
         s_noise: factor on the added noise; above 1 it makes up for a denoiser that removes too much.
 
     Raises:
@@ -51,22 +51,27 @@ class Heun(PriorSampler):
     sigma_min: float = 0.002
     s_churn: float = 0.0
     s_min: float = 0.0
-    s_max: float = math.inf
+    s_max: float | None = None
     s_noise: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(self, "s_noise")
+        if self.s_max == math.inf:
+            object.__setattr__(self, "s_max", None)
         for name in ("s_churn", "s_min", "s_max"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+            if value is None and name == "s_max":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise ValueError(f"{name} of Heun is {value!r}: expected a number from 0 on.")
 
     def iterate(
         self, likelihood: Likelihood | None, denoiser: Prior, x: Tensor, random: MemberRandom
     ) -> Iterator[Tensor]:
+        highest = math.inf if self.s_max is None else self.s_max
         for sigma, t in itertools.pairwise(self.levels(denoiser)):
-            churn = min(self.s_churn / self.steps, 2**0.5 - 1) if self.s_min <= sigma <= self.s_max else 0.0
+            churn = min(self.s_churn / self.steps, 2**0.5 - 1) if self.s_min <= sigma <= highest else 0.0
             raised = min(sigma * (1 + churn), denoiser.sigma_range[1])
             if raised > sigma:
                 x = x + (raised**2 - sigma**2) ** 0.5 * self.s_noise * random.normal(x)

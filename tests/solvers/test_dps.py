@@ -69,6 +69,6 @@ def test_guidance_does_not_depend_on_the_batch():
 
 def test_without_a_likelihood_it_draws_from_the_prior():
     prior = GaussianPrior.power_law((1, 4, 4))
-    draws = sample(DPS(steps=300), None, prior, draws=4000).draws.double()
+    draws = sample(DPS(steps=300), None, prior, draws=4000, micro_batch=1000).draws.double()
     torch.testing.assert_close(draws.mean(0), prior.mean, atol=0.015, rtol=0)
     torch.testing.assert_close(draws.std(0), prior.mixture.std, atol=0.01, rtol=0)
