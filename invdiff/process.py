@@ -11,7 +11,7 @@ A process speaks its network's units: for images in [-1, 1] its sigma is twice o
     variance exploding    scale = 1
     rectified flow        scale = 1 - t = 1 / (1 + sigma),            x_t = (1 - t) x0 + t eps
 
-All numbers here are float64.
+All numbers here are float64, on the CPU where the device of what is given has none.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Process(ABC):
 
     def from_alpha_bar(self, alpha_bar: float | Tensor) -> Tensor:
         """The time with that alpha_bar: the inverse of `alpha_bar`, by sigma = sqrt((1 - alpha_bar) / alpha_bar)."""
-        share = _double(alpha_bar)
+        share = double(alpha_bar)
         return self.time(((1 - share) / share).sqrt())
 
     def levels(self, steps: int, sigma_min: float, sigma_max: float) -> Tensor:
@@ -115,11 +115,11 @@ class VPLinear(Process):
         return float(self.sigma(1.0))
 
     def sigma(self, t: float | Tensor) -> Tensor:
-        t = _double(t)
+        t = double(t)
         return torch.expm1(t * (self.beta_min + t * (self.beta_max - self.beta_min) / 2)).sqrt()
 
     def time(self, sigma: float | Tensor) -> Tensor:
-        exponent = torch.log1p(_double(sigma) ** 2)
+        exponent = torch.log1p(double(sigma) ** 2)
         # The root of the quadratic in the form that does not cancel and serves beta_min = beta_max.
         root = (self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * exponent).sqrt()
         return 2 * exponent / (self.beta_min + root).clamp_min(1e-300)
@@ -161,13 +161,13 @@ class VPCosine(Process):
         return self.s / (1 + self.s) * math.pi / 2
 
     def sigma(self, t: float | Tensor) -> Tensor:
-        span = _double(t) / (1 + self.s) * math.pi / 2
+        span = double(t) / (1 + self.s) * math.pi / 2
         a = span + self._first
         # cos^2(a_0) - cos^2(a) = sin(a + a_0) sin(a - a_0), which keeps its digits where t is small.
         return (torch.sin(a + self._first) * torch.sin(span)).clamp_min(0).sqrt() / torch.cos(a)
 
     def time(self, sigma: float | Tensor) -> Tensor:
-        tangent = (math.sin(self._first) ** 2 + _double(sigma) ** 2).sqrt() / math.cos(self._first)
+        tangent = (math.sin(self._first) ** 2 + double(sigma) ** 2).sqrt() / math.cos(self._first)
         return (torch.atan(tangent) - self._first) * 2 / math.pi * (1 + self.s)
 
     def scale(self, t: float | Tensor) -> Tensor:
@@ -195,13 +195,13 @@ class VE(Process):
         _check_limits(self.sigma_min, self.sigma_max)
 
     def sigma(self, t: float | Tensor) -> Tensor:
-        return self.sigma_min * torch.exp(_double(t) * math.log(self.sigma_max / self.sigma_min))
+        return self.sigma_min * torch.exp(double(t) * math.log(self.sigma_max / self.sigma_min))
 
     def time(self, sigma: float | Tensor) -> Tensor:
-        return (_double(sigma).log() - math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)
+        return (double(sigma).log() - math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)
 
     def scale(self, t: float | Tensor) -> Tensor:
-        return torch.ones_like(_double(t))
+        return torch.ones_like(double(t))
 
 
 @dataclass(frozen=True)
@@ -229,13 +229,13 @@ class EDM(Process):
             raise ValueError(f"rho is {self.rho}: expected a finite number above 0, such as 7.")
 
     def sigma(self, t: float | Tensor) -> Tensor:
-        return _double(t).clone()
+        return double(t).clone()
 
     def time(self, sigma: float | Tensor) -> Tensor:
-        return _double(sigma).clone()
+        return double(sigma).clone()
 
     def scale(self, t: float | Tensor) -> Tensor:
-        return torch.ones_like(_double(t))
+        return torch.ones_like(double(t))
 
     def levels(self, steps: int, sigma_min: float, sigma_max: float) -> Tensor:
         return karras(steps, sigma_min, sigma_max, self.rho)
@@ -257,15 +257,15 @@ class Flow(Process):
         return math.inf
 
     def sigma(self, t: float | Tensor) -> Tensor:
-        t = _double(t)
+        t = double(t)
         return t / (1 - t)
 
     def time(self, sigma: float | Tensor) -> Tensor:
         # The form serves sigma = infinity as well.
-        return 1 - 1 / (1 + _double(sigma))
+        return 1 - 1 / (1 + double(sigma))
 
     def scale(self, t: float | Tensor) -> Tensor:
-        return 1 - _double(t)
+        return 1 - double(t)
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,6 +293,11 @@ class Discrete(Process):
         values = torch.as_tensor(self.alphas_bar).detach().to("cpu", torch.float64).clone()
         if values.ndim != 1 or len(values) < 2:
             raise ValueError(f"alphas_bar has shape {tuple(values.shape)}: expected (T,) with at least two times.")
+        if values[0] == 1:
+            raise ValueError(
+                "alphas_bar begins with 1, the image itself as step 0: leave out the first and, where the network "
+                "counts it too, give from_network time=lambda t: t + 1."
+            )
         if not bool(((values > 0) & (values < 1)).all()):
             raise ValueError(
                 f"alphas_bar runs from {float(values.min()):.3g} to {float(values.max()):.3g}: expected numbers above "
@@ -350,17 +355,17 @@ class Discrete(Process):
         return (torch.log1p(-self.alphas_bar) - self.alphas_bar.log()) / 2
 
     def sigma(self, t: float | Tensor) -> Tensor:
-        t = _double(t)
+        t = double(t)
         return _interpolate(t, torch.arange(len(self.alphas_bar), dtype=torch.float64), self._log_sigma).exp()
 
     def time(self, sigma: float | Tensor) -> Tensor:
         log_sigma, times = self._log_sigma, torch.arange(len(self.alphas_bar), dtype=torch.float64)
         if bool(log_sigma[0] > log_sigma[-1]):
             log_sigma, times = log_sigma.flip(0), times.flip(0)
-        return _interpolate(_double(sigma).log(), log_sigma, times)
+        return _interpolate(double(sigma).log(), log_sigma, times)
 
     def scale(self, t: float | Tensor) -> Tensor:
-        return self.alpha_bar(t).sqrt() if self.preserving else torch.ones_like(_double(t))
+        return self.alpha_bar(t).sqrt() if self.preserving else torch.ones_like(double(t))
 
 
 def _interpolate(at: Tensor, knots: Tensor, values: Tensor) -> Tensor:
@@ -372,7 +377,10 @@ def _interpolate(at: Tensor, knots: Tensor, values: Tensor) -> Tensor:
     return values[left] + share * (values[right] - values[left])
 
 
-def _double(value: float | Tensor) -> Tensor:
+def double(value: float | Tensor) -> Tensor:
+    """In float64 where it is, or on the CPU where its device (Apple's) has none."""
+    if isinstance(value, Tensor) and value.device.type == "mps":
+        value = value.cpu()
     return torch.as_tensor(value, dtype=torch.float64)
 
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from invdiff.priors.parametrization import KINDS, scalings, to_x0
 from invdiff.schedule import EDM, VE, Discrete, Flow, Process, VPCosine, VPLinear, karras
 
 DDPM = Discrete.from_betas(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64))
@@ -132,6 +133,38 @@ def test_the_betas_given_are_not_written_and_not_shared():
     assert float(process.alpha_bar(0)) == pytest.approx(0.9)
 
 
+class WithoutDouble(torch.Tensor):
+    """A tensor of a device that has no float64, as Apple's: it refuses it until it is brought to the CPU."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("mps")
+
+    def cpu(self) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if any(item is torch.float64 for item in (*args, *(kwargs or {}).values())):
+            raise TypeError("no float64 here")
+        return super().__torch_function__(function, types, args, kwargs)
+
+
+def test_a_device_without_float64_is_computed_for_on_the_cpu():
+    plain = torch.tensor([0.01, 0.5, 3.0])
+    given = plain.as_subclass(WithoutDouble)
+    with pytest.raises(TypeError, match="no float64"):
+        given.to(torch.float64)
+    for process in PROCESSES.values():
+        torch.testing.assert_close(process.time(given), process.time(plain), rtol=0, atol=0)
+    for kind in KINDS:
+        for found, expected in zip(scalings(kind, given), scalings(kind, plain), strict=True):
+            assert type(found) is torch.Tensor
+            torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        x, output = torch.ones(3, 2), torch.full((3, 2), 0.25)
+        assert torch.equal(to_x0(kind, output, x, given), to_x0(kind, output, x, plain))
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
@@ -142,6 +175,7 @@ def test_the_betas_given_are_not_written_and_not_shared():
         (lambda: EDM(sigma_min=-1.0), r"sigma_min is -1\.0"),
         (lambda: Discrete(torch.tensor([0.5])), r"alphas_bar has shape \(1,\): expected \(T,\)"),
         (lambda: Discrete(torch.tensor([0.5, 0.0])), "alphas_bar runs from 0 to 0.5: expected numbers above 0 and"),
+        (lambda: Discrete(torch.tensor([1.0, 0.5])), r"begins with 1, the image .* give from_network time=lambda t: t"),
         (lambda: Discrete(torch.tensor([0.5, 0.1, 0.2])), "alphas_bar is not strictly rising or falling"),
         (lambda: Discrete.from_betas(torch.tensor([0.5, 1.0])), r"betas has shape \(2,\) and values from 0\.5 to 1"),
         (lambda: Discrete.from_sigmas(torch.tensor([0.5, 0.0])), r"sigmas has shape \(2,\): expected \(T,\) with fin"),

@@ -25,6 +25,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..process import double
+
 __all__ = [
     "FAMILIES",
     "KINDS",
@@ -66,7 +68,7 @@ def scalings(kind: str, sigma: float | Tensor, sigma_data: float = 0.5) -> Scali
     Scalings(skip=tensor(1., dtype=torch.float64), out=tensor(-0., dtype=torch.float64))
     """
     _check(kind)
-    s = torch.as_tensor(sigma, dtype=torch.float64)
+    s = double(sigma)
     one = torch.ones_like(s)
     if kind == "eps":
         return Scalings(one, -s)
@@ -100,7 +102,7 @@ def input_scale(family: str, sigma: float | Tensor, sigma_data: float = 0.5) -> 
     Raises:
         ValueError: for an unknown family.
     """
-    s = torch.as_tensor(sigma, dtype=torch.float64)
+    s = double(sigma)
     if family == "vp":
         return (1 + s**2).rsqrt()
     if family == "ve":
@@ -179,7 +181,7 @@ def target(kind: str, x0: Tensor, eps: Tensor, sigma: float | Tensor, sigma_data
         ValueError: for an unknown kind.
     """
     _check(kind)
-    s = torch.as_tensor(sigma, dtype=torch.float64)
+    s = double(sigma)
     one = torch.ones_like(s)
     # Each written out, as the difference x0 - skip x loses its digits at small sigma.
     if kind == "F":
@@ -220,7 +222,7 @@ def loss(kind: str, output: Tensor, x0: Tensor, eps: Tensor, sigma: float | Tens
         ValueError: for an unknown kind.
     """
     error = (output - target(kind, x0, eps, sigma, sigma_data)).square().flatten(1).mean(1)
-    return weight(kind, sigma, sigma_data).to(error) * error
+    return _column(weight(kind, sigma, sigma_data), error) * error
 
 
 def score(x: Tensor, denoised: Tensor, sigma: float | Tensor) -> Tensor:
@@ -239,7 +241,9 @@ def score(x: Tensor, denoised: Tensor, sigma: float | Tensor) -> Tensor:
 
 def _column(values: Tensor, like: Tensor) -> Tensor:
     """A scalar or (b,) in float64 -> dtype and device of `like`, broadcast over its members."""
-    return values.reshape(-1, *(1,) * (like.ndim - 1)).to(like) if values.ndim else values.to(like)
+    # In two steps, as float64 cannot be moved to a device that has none.
+    values = values.to(like.dtype).to(like.device)
+    return values.reshape(-1, *(1,) * (like.ndim - 1)) if values.ndim else values
 
 
 def _check(kind: str) -> None:
