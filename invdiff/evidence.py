@@ -16,20 +16,25 @@ import itertools
 import math
 import numbers
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .priors.base import Denoiser, Prior, as_prior
+from .process import double
 from .random import MemberRandom
-from .sampling import default_micro_batch
+from .record import describe
+from .sampling import batch_size
 from .schedule import noise_levels
 from .solvers.base import CapabilityError
 
 __all__ = ["Evidence", "log_prob"]
 
 _EXACT_UP_TO = 4096
+# In the place of a measurement's number: the probes of image k are not the noise of draw k of the same seed.
+_PROBES = 2**31
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Evidence:
         steps: Runge-Kutta steps.
         sigma_min: noise level of the density, image units.
         sigma_max: noise level at which the image was taken for white noise.
+        record: what ran: the prior, the seed, the number of probes and the other settings.
     """
 
     nats: Tensor
@@ -51,6 +57,7 @@ class Evidence:
     steps: int
     sigma_min: float
     sigma_max: float
+    record: dict[str, Any] = field(default_factory=dict)
 
     @property
     def dimensions(self) -> int:
@@ -99,8 +106,8 @@ def log_prob(
     mixture of three, of which taking sigma 40 for white noise is the larger part. From the density without any noise
     it was off by 3e-3 at most; where a std of the prior is as small as sigma_min the two differ.
 
-    Image k has its own stream of probes, a function of (seed, k), fresh ones at every level: what stands beside it in
-    the batch changes nothing.
+    Image k has its own stream of probes, a function of (seed, k) that no draw of `sample` shares, fresh ones at every
+    level: what stands beside it in the batch changes nothing.
 
     Args:
         prior: any differentiable prior that serves all noise levels.
@@ -135,24 +142,35 @@ def log_prob(
             f"An image of {x[0].numel()} values is too large for the exact trace, which takes at most {_EXACT_UP_TO}: "
             "state probes, such as 4."
         )
-    size = micro_batch or default_micro_batch(tuple(x.shape[1:]))
+    steps, probes = int(steps), None if probes is None else int(probes)
+    size = batch_size(micro_batch, tuple(x.shape[1:]))
     parts = []
     with torch.no_grad():
         for first in range(0, len(x), size):
             chunk = x[first : first + size].detach()
-            random = MemberRandom(seed, [(first + k, 0) for k in range(len(chunk))])
+            random = MemberRandom(seed, [(first + k, _PROBES) for k in range(len(chunk))])
             if dequantize:
                 chunk = chunk + (torch.special.ndtr(random.normal(chunk)) - 0.5) / 255
             parts.append(_flow(slot, chunk, levels, probes, random))
     change = torch.cat([part[0] for part in parts], dim=1)
     latent = torch.cat([part[1] for part in parts])
-    wide = (latent.double() - 0.5).flatten(1) / levels[-1]
+    wide = (double(latent) - 0.5).flatten(1) / levels[-1]
     end = -0.5 * wide.square().sum(1) - wide.shape[1] * (math.log(levels[-1]) + 0.5 * math.log(2 * math.pi))
     if probes is None:
         error = torch.zeros_like(end)
     else:
         error = change.std(0) / probes**0.5 if probes > 1 else torch.full_like(end, torch.nan)
-    return Evidence(end + change.mean(0), error, latent, steps, levels[0], levels[-1])
+    record = {
+        "prior": describe(slot),
+        "seed": int(seed),
+        "probes": probes,
+        "steps": steps,
+        "sigma_min": levels[0],
+        "sigma_max": levels[-1],
+        "dequantize": dequantize,
+        "micro_batch": size,
+    }
+    return Evidence(end + change.mean(0), error, latent, steps, levels[0], levels[-1], record)
 
 
 def _levels(prior: Prior, steps: int, sigma_min: float, sigma_max: float | None) -> list[float]:
@@ -206,16 +224,16 @@ def _probed_trace(x0: Tensor, leaf: Tensor, probes: int, random: MemberRandom) -
         v = torch.where(random.normal(leaf) < 0, -1.0, 1.0).to(x0)
         # Members are independent, so the gradient of the sum over the batch is each one's own.
         (gradient,) = torch.autograd.grad(x0, leaf, v, retain_graph=k + 1 < probes)
-        estimates.append((gradient.double() * v).flatten(1).sum(1))
+        estimates.append((double(gradient) * double(v)).flatten(1).sum(1))
     return torch.stack(estimates)
 
 
 def _exact_trace(x0: Tensor, leaf: Tensor) -> Tensor:
     """tr dx0 / dx, (1, b), one value of the image at a time."""
-    total = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
+    total = double(torch.zeros(len(x0), device=x0.device))
     for i in range(x0[0].numel()):
         v = torch.zeros_like(x0).flatten(1)
         v[:, i] = 1.0
         (gradient,) = torch.autograd.grad(x0, leaf, v.reshape(x0.shape), retain_graph=True)
-        total += gradient.flatten(1)[:, i].double()
+        total += double(gradient.flatten(1)[:, i])
     return total[None]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from invdiff import evidence
 from invdiff.evidence import Evidence, log_prob
 from invdiff.priors import FunctionPrior, GaussianMixturePrior, GaussianPrior
+from invdiff.random import MemberRandom
+from invdiff.record import describe
 from invdiff.solvers import CapabilityError
 
 SHAPE = (1, 4, 4)
@@ -77,7 +82,7 @@ def test_bits_per_dimension_are_of_images_in_0_to_255():
     """A uniform density over 256 grey levels would need 8 bits; a Gaussian one log2(sqrt(2 pi e) 255 std)."""
     prior = GaussianPrior(torch.full((4,), 0.5), 0.04 * torch.eye(4))
     x = prior.sample(2000, seed=2)
-    found = log_prob(prior, x, steps=20, probes=None)
+    found = log_prob(prior, x, steps=20, probes=None, micro_batch=500)
     assert float(found.bits_per_dim.mean()) == pytest.approx(
         math.log2((2 * math.pi * math.e) ** 0.5 * 255 * 0.2), abs=0.03
     )
@@ -90,7 +95,7 @@ def test_dequantizing_spreads_bytes_over_their_bins():
     """The mean over the bin of a density much wider than a bin is the density; a member's noise is its own."""
     prior = GaussianPrior(torch.full((2,), 0.5), 0.01 * torch.eye(2))
     x = torch.full((400, 2), 150 / 255, dtype=torch.float64)
-    found = log_prob(prior, x, steps=20, probes=None, dequantize=True)
+    found = log_prob(prior, x, steps=20, probes=None, dequantize=True, micro_batch=400)
     plain = log_prob(prior, x[:1], steps=20, probes=None)
     assert float(found.nats.mean()) == pytest.approx(float(plain.nats), abs=0.02)
     # Uniform in +-1/510 along the slope of the log density: its std is slope / (255 sqrt(12)) for each of the two.
@@ -104,6 +109,36 @@ def test_images_of_the_prior_are_likelier_than_noise_for_a_network_in_float32():
     found = log_prob(prior, x, steps=30, probes=4)
     assert float(found.nats[:3].min()) > float(found.nats[3:].max())
     torch.testing.assert_close(found.nats, exact(prior, x, 0.002), atol=1.0, rtol=0)
+
+
+def test_probes_are_not_the_noise_of_draws_of_the_same_seed(monkeypatch):
+    probes: list[Tensor] = []
+
+    class Watched(MemberRandom):
+        def normal(self, like: Tensor) -> Tensor:
+            probes.append(super().normal(like))
+            return probes[-1]
+
+    monkeypatch.setattr(evidence, "MemberRandom", Watched)
+    log_prob(gaussian(), torch.zeros(2, *SHAPE), steps=1, seed=3)
+    for member in (0, 1):
+        for draw in (0, 1):
+            noise = MemberRandom(3, [(draw, 0)]).normal(probes[0][:1])[0]
+            assert float((probes[0][member] - noise).abs().max()) > 0.1
+
+
+def test_what_ran_is_recorded_in_json():
+    x = torch.zeros(1, *SHAPE)
+    prior = FunctionPrior(lambda x, sigma: x / (1 + sigma**2), name="shrink", sigma_range=(0.0, 40.0))
+    found = log_prob(prior, x, steps=2, probes=np.int64(3), seed=np.int64(7), dequantize=True, micro_batch=5)
+    record = json.loads(json.dumps(found.record, allow_nan=False))
+    expected = {"seed": 7, "probes": 3, "steps": 2, "sigma_min": pytest.approx(0.002), "sigma_max": pytest.approx(40.0)}
+    assert record == expected | {
+        "dequantize": True,
+        "micro_batch": 5,
+        "prior": describe(prior) | {"sigma_range": [0, 40]},
+    }
+    assert log_prob(gaussian(), x, steps=1, probes=None).record["probes"] is None
 
 
 @pytest.mark.parametrize(
@@ -121,6 +156,9 @@ def test_images_of_the_prior_are_likelier_than_noise_for_a_network_in_float32():
         ({"sigma_max": 3.0}, r"noise of at least 10 \(here 3\)"),
         ({"sigma_min": 0.0}, r"sigma_min is 0\.0"),
         ({"probes": 0}, "probes is 0: expected a whole number from 1 on, or None for the exact trace"),
+        ({"micro_batch": 0}, "micro_batch is 0: expected a whole number from 1 on"),
+        ({"micro_batch": -2}, "micro_batch is -2: expected a whole number from 1 on"),
+        ({"micro_batch": 1.5}, r"micro_batch is 1\.5: expected"),
         ({"steps": 2.5}, r"steps is 2\.5: expected a whole number from 1 on"),
         ({"seed": -1}, "seed is -1: expected"),
         ({"x": torch.full((1, *SHAPE), torch.nan)}, r"x of shape \(1, 1, 4, 4\) is no batch of finite images"),
