@@ -8,9 +8,10 @@ of mean m and variance lambda. An exact sampler turns that into draws whose mean
     stochastic (DDPM)     lambda / (lambda + s^2)                s sqrt(2 lambda + s^2) / (lambda + s^2)
 
 with s = sigma_max. The ODE scales the start; the SDE forgets more of it. The largest lambda of photographs is that of
-their mean, and it grows with their size: on the 2,118 training photographs cut to 256x256 the mean of an image has a
-std of 0.294, 0.145 and 0.062 along the three main colour directions (the first is brightness), times 256 in orthonormal
-coordinates: sqrt(lambda) is 75, 37 and 16.
+their mean, and it grows with their size: on the 2,118 training photographs, cut to at most
+256x256 about their middle, the mean of an image has a std of 0.295, 0.145 and 0.062 along three colour directions (the
+first is brightness), times 256 in orthonormal coordinates: sqrt(lambda) is 75, 37 and 16. `--measure DIR` computes
+these figures from the images of a folder and prints them.
 
 `heun_*` and `ddpm_*` are those of the samplers' own distributions, by `benchmarks.samplers.propagate`. `sampled_*`
 are of the brightness of 3x256x256 draws of Heun with the exact denoiser of a stationary Gaussian prior (power 1/f^2
@@ -34,15 +35,16 @@ from torch import Tensor
 
 from benchmarks.samplers import propagate
 from invdiff import sample, solvers
+from invdiff.images import read_image
 from invdiff.priors import FunctionPrior
 from invdiff.random import MemberRandom
 
 SIDE = 256
+# Of the training photographs, by --measure: mean value, std of the mean colour along `directions`, and pixel std.
 MEAN = 0.41
-COLOUR_STDS = (0.294, 0.145, 0.062)
+COLOUR_STDS = (0.295, 0.145, 0.062)
 SIGMAS = (1.0, 5.0, 10.0, 20.0, 40.0, 50.0, 80.0)
-# Pixel std of an image about its own mean, as measured on the same photographs.
-PIXEL_STD = 0.20
+PIXEL_STD = 0.19
 
 
 def ode(lam: float, sigma: float) -> tuple[float, float]:
@@ -84,6 +86,31 @@ def stationary() -> FunctionPrior:
         return torch.einsum("bdhw,cd->bchw", clean, turn) + MEAN
 
     return FunctionPrior(denoise, name="stationary gaussian", channels=3)
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    """The constants above, of a folder's images, each cut to at most SIDE x SIDE about its middle.
+
+    `pixel_std` is the root of the mean variance of a channel about its mean within the image.
+    """
+    means, variances = [], []
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"):
+            continue
+        image = read_image(path)[0].double()
+        top, left = (max(side - SIDE, 0) // 2 for side in image.shape[1:])
+        cut = image[:, top : top + SIDE, left : left + SIDE].expand(3, -1, -1)
+        means.append(cut.mean((1, 2)))
+        variances.append(cut.var((1, 2), correction=0).mean())
+    if len(means) < 2:
+        raise SystemExit(f"{folder} holds {len(means)} images: expected at least 2, to measure how they vary.")
+    colours = torch.stack(means)
+    return {
+        "images": len(means),
+        "MEAN": float(colours.mean()),
+        "COLOUR_STDS": tuple((colours @ directions().double()).std(0).tolist()),
+        "PIXEL_STD": float(torch.stack(variances).mean().sqrt()),
+    }
 
 
 def brightness(images: Tensor) -> Tensor:
@@ -136,17 +163,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The bias of starting at sigma_max.")
     parser.add_argument("--draws", type=int, default=8, help="draws of 3x256x256 images; 0 for the closed form alone")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "start_bias.csv")
+    parser.add_argument("--measure", type=Path, metavar="DIR", help="print the figures of a folder of images instead")
     settings = parser.parse_args()
+    if settings.measure is not None:
+        found = measure(settings.measure)
+        stds = ", ".join(f"{std:.4f}" for std in found["COLOUR_STDS"])
+        print(f"{found['images']} images: MEAN {found['MEAN']:.4f}, COLOUR_STDS {stds}, ", end="")
+        print(f"PIXEL_STD {found['PIXEL_STD']:.4f}")
+        return
     heads = ("ode mean", "ode std", "sde mean", "sde std", "heun std", "ddpm std", "drawn mean", "drawn std")
     print(f"{'sigma':<6}{'mode':<15}" + "".join(f"{head:>10}" for head in heads))
-    found = rows(settings.draws)
+    table = rows(settings.draws)
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     with settings.out.open("w", newline="") as handle:
-        writer = csv.DictWriter(handle, found[0].keys())
+        writer = csv.DictWriter(handle, table[0].keys())
         writer.writeheader()
-        for row in found:
+        for row in table:
             writer.writerow({key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()})
-    print(f"{settings.out.name}: {len(found)} rows")
+    print(f"{settings.out.name}: {len(table)} rows")
 
 
 if __name__ == "__main__":
