@@ -75,6 +75,8 @@ def _settings(thing: Prior | Operator, out: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_setting(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and (item is None or _is_setting(item)) for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return all(_is_setting(item) for item in value)
     plain = isinstance(value, (bool, str, numbers.Real, Tensor, torch.dtype, torch.device, torch.memory_format))

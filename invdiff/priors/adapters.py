@@ -62,7 +62,7 @@ def from_deepinv(
     """Return a prior that calls a denoiser of deepinv, `denoiser(x, sigma)` with sigma of shape (b,).
 
     Args:
-        denoiser: the deepinv module.
+        denoiser: the deepinv module, which is put into evaluation mode.
         sigma_range: (lowest, highest) noise level it was trained for; known for DRUNet, GSDRUNet, SCUNet and FFDNet
             with published weights (up to 50/255, FFDNet 75/255), for the diffusion networks ADMUNet and NCSNpp (0.001
             to 40) and DiffUNet (0.005 to 78), and 0 to 1 for classical methods.
@@ -162,7 +162,11 @@ def load_deepinv(
 
 @contextlib.contextmanager
 def _weights_only() -> Iterator[None]:
-    """Inside, torch reads weights only, whatever deepinv asks of it: its downloads are unpickled otherwise."""
+    """Inside, torch reads weights only, whatever deepinv asks of it: its downloads are unpickled otherwise.
+
+    torch has no other switch than the environment, which all threads share: one that loads meanwhile is held to weights
+    only as well, which errs on the safe side.
+    """
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(name)
     os.environ[name] = "1"

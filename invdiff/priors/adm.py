@@ -319,7 +319,7 @@ def load_adm(
     """A guided-diffusion checkpoint, such as `256x256_diffusion_uncond.pt` or DPS's `ffhq_10m.pt`, in the prior slot.
 
     Channels, widths, blocks, attention, labels and a learned variance are read off the names and shapes in the file;
-    the other settings default to those of the published files, and the self-test warns where an image says otherwise.
+    the other settings default to those of the published files.
 
     Args:
         path: the state dict, `.pt` or `.safetensors`.
@@ -348,7 +348,7 @@ def load_adm(
         network = ADM(**settings, head_channels=head_channels, heads=heads, new_order=new_order)
     fill(network, state, path)
     channels, returned = settings["channels"], settings["returned"]
-    return from_network(
+    prior = from_network(
         network if label is None else _Labelled(network, label),
         predicts="eps",
         betas=torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64) if betas is None else betas,
@@ -359,6 +359,13 @@ def load_adm(
         self_test=self_test,
         name=f"adm:{Path(path).stem}",
     )
+    prior.settings = settings | {
+        "head_channels": head_channels,
+        "heads": heads,
+        "new_order": new_order,
+        "label": label,
+    }
+    return prior
 
 
 class _Labelled(nn.Module):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from invdiff.priors.base import Prior
 from invdiff.priors.network import from_network
-from invdiff.priors.weights import load_state_dict
+from invdiff.priors.weights import fill, load_state_dict
 
 __all__ = ["from_diffusers", "scheduled_alphas_bar"]
 
@@ -59,6 +59,11 @@ def from_diffusers(
         raise ValueError(f"{unet} holds a {kind}: expected a UNet2DModel, which draws images without a condition.")
     if settings.get("class_embed_type") is not None or settings.get("num_class_embeds") is not None:
         raise ValueError(f"The network in {unet} wants class labels; give it one and use invdiff.priors.from_network.")
+    if settings.get("time_embedding_type") == "fourier":
+        raise ValueError(
+            f"The network in {unet} is told its noise level (time_embedding_type fourier) and not a step; use "
+            f"invdiff.priors.from_network with the schedule and time of its training."
+        )
     channels, returned = settings.get("in_channels", 3), settings.get("out_channels", 3)
     if returned not in (channels, 2 * channels):
         raise ValueError(f"The network in {unet} takes {channels} and returns {returned} channels: expected as many.")
@@ -69,8 +74,8 @@ def from_diffusers(
             f"invdiff.priors.from_network for others."
         )
     alphas_bar = scheduled_alphas_bar(schedule, scheduler)
-    return from_network(
-        _Sample(_network(unet, sha256)),
+    prior = from_network(
+        _Sample(_network(unet, settings, sha256)),
         predicts=_PREDICTS[prediction],
         alphas_bar=alphas_bar,
         time="integer" if settings.get("time_embedding_type") == "learned" else "fraction",
@@ -81,6 +86,8 @@ def from_diffusers(
         self_test=self_test,
         name=f"diffusers:{folder.name}",
     )
+    prior.settings = {"config": settings, "scheduler": schedule}
+    return prior
 
 
 def scheduled_alphas_bar(config: Mapping[str, Any], path: str | Path = "the configuration") -> Tensor:
@@ -102,10 +109,10 @@ def scheduled_alphas_bar(config: Mapping[str, Any], path: str | Path = "the conf
     """
     steps = int(config.get("num_train_timesteps", 1000))
     first, last = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
-    form, trained = config.get("beta_schedule", "linear"), config.get("trained_betas")
+    form, trained = config.get("beta_schedule"), config.get("trained_betas")
     if trained is not None:
         betas = torch.as_tensor(trained, dtype=torch.float64)
-    elif "beta_schedule" not in config and "beta_start" not in config and "num_train_timesteps" not in config:
+    elif "beta_schedule" not in config:
         raise ValueError(f"{path} names no betas ({config.get('_class_name')}); use invdiff.priors.from_network.")
     elif form == "linear":
         betas = torch.linspace(first, last, steps, dtype=torch.float64)
@@ -150,7 +157,7 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _network(folder: Path, sha256: str | None) -> nn.Module:
+def _network(folder: Path, settings: dict[str, Any], sha256: str | None) -> nn.Module:
     weights = folder / "diffusion_pytorch_model.safetensors"
     if not weights.is_file():
         if list(folder.glob("*.bin")):
@@ -159,33 +166,26 @@ def _network(folder: Path, sha256: str | None) -> nn.Module:
                 f"diffusers and write them again with save_pretrained, which makes safetensors."
             )
         raise FileNotFoundError(f"{weights} does not exist; give a folder that save_pretrained of diffusers wrote.")
-    # A damaged file is answered here, in our words.
-    load_state_dict(weights, sha256=sha256)
+    state = load_state_dict(weights, sha256=sha256)
     try:
         from diffusers import UNet2DModel
     except ImportError as error:
         raise ImportError(
             "Reading a diffusers folder needs the package diffusers: pip install invdiff[diffusers]."
         ) from (error)
-    # Layers draw their first weights, all replaced, from the global random state.
+    # Layers draw their first weights, all replaced by fill, from the global random state. The file that was read and
+    # hashed above is the one that fills them: from_pretrained would prefer another where an index names one.
     with torch.random.fork_rng(devices=[]):
-        # diffusers renames the layers of its own older files, which is why it reads them.
-        network, report = UNet2DModel.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            low_cpu_mem_usage=False,
-            ignore_mismatched_sizes=True,
-            torch_dtype=torch.float32,
-            output_loading_info=True,
-        )
-    for entry, what in (
-        ("missing_keys", "lacks"),
-        ("unexpected_keys", "has unexpected"),
-        ("mismatched_keys", "has another shape of"),
-    ):
-        keys = sorted(key if isinstance(key, str) else key[0] for key in report[entry])
-        if keys:
-            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise ValueError(f"{weights} does not fit its config.json: it {what} {keys[0]!r}{more}; fetch both again.")
+        network: nn.Module = UNet2DModel.from_config(settings)
+    wanted = network.state_dict()
+    fill(network, {_renamed(key, wanted): tensor for key, tensor in state.items()}, weights)
     return network
+
+
+def _renamed(key: str, wanted: Mapping[str, Tensor]) -> str:
+    """The name of today for a layer of attention in older files of diffusers; other names as they are."""
+    if key in wanted:
+        return key
+    for old, new in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")):
+        key = key.replace(f".{old}.", f".{new}.")
+    return key

@@ -60,7 +60,21 @@ class ConvertedPrior(Prior):
         self.bgr = bgr
         span = data_range[1] - data_range[0]
         self.sigma_range = check_range(sigma_range or (process.sigma_min / span, process.sigma_max / span), name)
-        self.network = network.eval().requires_grad_(False) if isinstance(network, nn.Module) else network
+        highest = process.sigma_max / span
+        if self.sigma_range[1] > highest * (1 + 1e-6):
+            raise ValueError(
+                f"sigma_range of {name} reaches {self.sigma_range[1]:g}, and its noise levels end at {highest:g} in "
+                f"image units: lower it, or give the schedule that the network was trained on."
+            )
+        # As it came: its hash, and what other precisions are cast from.
+        self.network = _frozen(network) if isinstance(network, nn.Module) else network
+        self.settings: dict[str, Any] = {}
+        if callable(time):
+            # A function has no other description: what it makes of three times, which the record can hold.
+            levels = torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64)
+            times = process.time(levels.clamp(process.sigma_min, process.sigma_max)).to(_place(network) or "cpu")
+            self.told = [list(pair) for pair in zip(times.tolist(), time(times).tolist(), strict=True)]
+        self.compiled = False
         self._wanted = precision
         self._settle()
 
@@ -68,8 +82,14 @@ class ConvertedPrior(Prior):
         device = _place(self.network)
         self._dtype = resolve(self._wanted, device or "cpu")
         self.precision = str(self._dtype).removeprefix("torch.")
-        if self._dtype == torch.float64 and isinstance(self.network, nn.Module):
-            self.network = copy.deepcopy(self.network).double()
+        run = self.network
+        if isinstance(run, nn.Module):
+            # bfloat16 is autocast's, which takes weights in float32.
+            held = torch.float64 if self._dtype == torch.float64 else torch.float32
+            tensors = (*run.parameters(), *run.buffers())
+            if any(tensor.is_floating_point() and tensor.dtype != held for tensor in tensors):
+                run = copy.deepcopy(run).double() if held == torch.float64 else copy.deepcopy(run).float()
+        self._run: Callable[..., Tensor] = torch.compile(run) if self.compiled else run
 
     def to(
         self,
@@ -77,20 +97,28 @@ class ConvertedPrior(Prior):
         dtype: torch.dtype | None = None,
         *,
         precision: str | None = None,
+        compile: bool | None = None,
     ) -> ConvertedPrior:
-        """A copy with the network on `device` or in another precision; `dtype` is ignored, as results keep the image's.
+        """A copy on another device, in another precision, compiled or not; what is left out stays as it is.
+
+        Args:
+            device: where the network computes.
+            dtype: ignored, as results keep the dtype of the image.
+            precision: "auto", "float32", "bfloat16" or "float64".
+            compile: whether the network runs through `torch.compile`.
 
         Raises:
             ValueError: for an unknown precision.
         """
         here = _place(self.network)
         stays = device is None or here is None or lies_on(here, device)
-        if stays and precision in (None, self._wanted):
+        if stays and precision in (None, self._wanted) and compile in (None, self.compiled):
             return self
         clone = copy.copy(self)
         if not stays and isinstance(self.network, nn.Module):
             clone.network = copy.deepcopy(self.network).to(device)
-        clone._wanted = precision or self._wanted
+        clone._wanted = self._wanted if precision is None else precision
+        clone.compiled = self.compiled if compile is None else compile
         clone._settle()
         return clone
 
@@ -111,13 +139,14 @@ class ConvertedPrior(Prior):
         if down or right:
             # Repeated edges need no image larger than the pad, as reflection would.
             z = nn.functional.pad(z, (0, right, 0, down), mode="replicate")
-        level = (high - low) * sigma.double()
+        # No network was told of sigma = 0, where log sigma has no value.
+        level = ((high - low) * sigma.double()).clamp_min(max(self.process.sigma_min, 1e-6))
         time = self.process.time(level)
         fed = input_scale("edm", level, self.sigma_data) if self.predicts == "F" else self.process.scale(time)
         kept = torch.float64 if self._dtype == torch.float64 else torch.float32
         inner = (fed.to(z)[:, None, None, None] * z).to(kept)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16):
-            output = self.network(inner.contiguous(memory_format=torch.channels_last), self._argument(time, kept))
+            output = self._run(inner.contiguous(memory_format=torch.channels_last), self._argument(time, kept))
         if not isinstance(output, Tensor):
             raise ValueError(
                 f"{self.name} must return a tensor, got {type(output).__name__}; wrap the network in a function of "
@@ -145,7 +174,9 @@ class ConvertedPrior(Prior):
 
     def _argument(self, time: Tensor, dtype: torch.dtype) -> Tensor:
         if callable(self.time):
-            return self.time(time).to(dtype)
+            told = self.time(time)
+            # A network that looks its time up in a table wants whole numbers.
+            return told.to(dtype) if told.is_floating_point() else told
         return time.round().long() if self.time == "integer" else time.to(dtype)
 
 
@@ -169,7 +200,7 @@ def from_network(
     precision: str = "auto",
     self_test: bool = True,
     name: str | None = None,
-) -> Prior:
+) -> ConvertedPrior:
     """A diffusion network `network(x_t, t)` as a prior: D = skip z + out f(c_in z, t), see the module's docstring.
 
     A DDPM (Ho et al. 2020) whose state dict holds its table of alpha_bar and which wants t / 1000:
@@ -186,8 +217,8 @@ def from_network(
         prior = priors.from_network(vp_network, predicts="eps", schedule=VPLinear(), time=lambda t: 999 * t)
 
     Args:
-        network: a module or function of x_t (b, C, H, W) and t (b,), float32. A module is put into evaluation mode and
-            its parameters are frozen.
+        network: a module or function of x_t (b, C, H, W) and t (b,), float32. Of a module a frozen copy in evaluation
+            mode is used, which shares its weights: training the module further changes the prior.
         predicts: what it returns: "eps" (the noise), "x0" (the image), "v" (sqrt(alpha_bar) eps - sqrt(1 - alpha_bar)
             x0), "F" (EDM), "flow" (the velocity eps - x0) or "score" (grad log p of x_t).
         betas: variances of its steps, (T,).
@@ -289,6 +320,13 @@ def _first_channels(network: Callable[..., Tensor], name: str) -> int:
         if isinstance(module, nn.Conv2d):
             return module.in_channels
     raise ValueError(f"The number of image channels that {name} takes cannot be told: give channels.")
+
+
+def _frozen(network: nn.Module) -> nn.Module:
+    """The network in evaluation mode and without gradients of its weights, which it shares with the one given."""
+    shared: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in network.parameters()}
+    shared |= {id(buffer): buffer.detach() for buffer in network.buffers()}
+    return copy.deepcopy(network, shared).eval()
 
 
 def _place(network: Callable[..., Tensor]) -> torch.device | None:

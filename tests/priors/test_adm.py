@@ -166,6 +166,18 @@ def test_a_labelled_network(tmp_path: Path) -> None:
         load_adm(tmp_path / "w.pt", label=3, **options)
 
 
+def test_the_record_tells_what_the_file_does_not(tmp_path: Path) -> None:
+    from invdiff.record import describe
+
+    torch.save(tiny(classes=8).state_dict(), tmp_path / "w.pt")
+    common: dict[str, Any] = {"label": 0, "head_channels": 32, "self_test": False}
+    changes: list[dict[str, Any]] = [{}, {"label": 7}, {"head_channels": 64}, {"new_order": True}]
+    found = [describe(load_adm(tmp_path / "w.pt", **common | change)) for change in changes]
+    assert found[0] == describe(load_adm(tmp_path / "w.pt", **common))
+    assert all(other["settings"] != found[0]["settings"] for other in found[1:])
+    assert found[1]["settings"]["label"] == 7
+
+
 def test_learned_variances_are_left_out(tmp_path: Path) -> None:
     network = tiny(returned=6)
     torch.save(network.state_dict(), tmp_path / "w.pt")

@@ -112,11 +112,12 @@ UNET, SCHEDULER = "unet/config.json", "scheduler/scheduler_config.json"
     ("file", "settings", "sentence"),
     [
         (UNET, {"_class_name": "UNet2DConditionModel"}, "holds a UNet2DConditionModel: expected a UNet2DModel"),
+        (UNET, {"time_embedding_type": "fourier"}, "is told its noise level .time_embedding_type fourier. and not a"),
         (UNET, {"num_class_embeds": 10}, "wants class labels"),
         (UNET, {"out_channels": 5}, "takes 3 and returns 5 channels"),
-        (UNET, {"layers_per_block": 2}, r"does not fit its config\.json: it lacks 'down_blocks"),
-        (UNET, {"add_attention": False}, r"does not fit its config\.json: it has unexpected 'mid_block"),
-        (UNET, {"block_out_channels": [8, 20]}, r"does not fit its config\.json: it has another shape of"),
+        (UNET, {"layers_per_block": 2}, r"safetensors does not fit UNet2DModel: it lacks 'down_blocks"),
+        (UNET, {"add_attention": False}, r"does not fit UNet2DModel: it has unexpected 'mid_block"),
+        (UNET, {"block_out_channels": [8, 20]}, r"does not fit UNet2DModel: .* has shape"),
         (SCHEDULER, {"prediction_type": "flow"}, "prediction_type of .* is 'flow': expected one of epsilon, sample"),
         (SCHEDULER, {"beta_schedule": "sigmoid"}, "beta_schedule of .* is 'sigmoid': expected linear"),
     ],
@@ -157,6 +158,35 @@ def test_files_that_are_missing_or_damaged(folder: Path, tmp_path: Path) -> None
     (copied / "vqvae").mkdir()
     with pytest.raises(ValueError, match=r"is a latent diffusion model \(vqvae\)"):
         load(f"diffusers:{copied}")
+
+
+def test_the_weights_that_were_hashed_are_the_ones_that_run(folder: Path, tmp_path: Path) -> None:
+    import safetensors.torch
+
+    copied = changed(folder, tmp_path, SCHEDULER)
+    unet = copied / "unet"
+    expected = load(f"diffusers:{copied}", self_test=False, precision="float32")
+    state = safetensors.torch.load_file(unet / "diffusion_pytorch_model.safetensors")
+    safetensors.torch.save_file({k: v + 1 for k, v in state.items()}, unet / "other.safetensors")
+    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(state, "other.safetensors")}
+    (unet / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    # Older files name the layers of attention otherwise.
+    names = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+    older = {}
+    for key, value in state.items():
+        for new, old in names.items():
+            key = key.replace(new, old)
+        older[key] = value
+    assert older.keys() != state.keys()
+    safetensors.torch.save_file(older, unet / "diffusion_pytorch_model.safetensors")
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(load(f"diffusers:{copied}", self_test=False, precision="float32")(x, 0.3), expected(x, 0.3))
+
+
+@pytest.mark.parametrize("name", ["ScoreSdeVeScheduler", "FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler"])
+def test_schedulers_without_betas_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"names no betas .*; use invdiff\.priors\.from_network"):
+        scheduled_alphas_bar(dict(getattr(diffusers, name)().config))
 
 
 def test_a_schedule_without_betas() -> None:

@@ -159,7 +159,12 @@ def test_a_module_is_frozen_moved_and_recorded() -> None:
     network = Small()
     prior = from_network(network, predicts="v", betas=BETAS, self_test=False, precision="float32")
     assert (prior.name, prior.channels) == ("Small", 3)
-    assert not any(p.requires_grad for p in network.parameters())
+    assert network.training
+    assert all(p.requires_grad for p in network.parameters())
+    frozen: Any = prior.network
+    assert not frozen.training
+    assert not any(p.requires_grad for p in frozen.parameters())
+    assert frozen.conv.weight.data_ptr() == network.conv.weight.data_ptr()
     assert prior.to("cpu") is prior
     moved: Any = prior.to("meta")
     assert next(moved.network.parameters()).is_meta
@@ -169,8 +174,9 @@ def test_a_module_is_frozen_moved_and_recorded() -> None:
     assert record["predicts"] == "v"
     assert record["data_range"] == [-1.0, 1.0]
     assert record["process"]["name"] == "Discrete"
-    wide: Any = prior.to(precision="float64")  # type: ignore[call-arg]
+    wide = prior.to(precision="float64")
     assert wide.precision == "float64"
+    assert describe(wide)["sha256"] == record["sha256"]
     assert next(network.parameters()).dtype == torch.float32
 
 
@@ -202,6 +208,66 @@ def test_learned_variances() -> None:
         from_network(network, **common)(x, 0.3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_modules_of_every_dtype_in_every_precision_and_back(dtype: torch.dtype) -> None:
+    from invdiff.record import describe
+
+    network = Small().to(dtype)
+    x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    first = from_network(network, predicts="v", betas=BETAS, self_test=False, precision="float32")
+    expected, before = first(x, 0.3), describe(first)
+    for precision in ("float64", "bfloat16", "float32"):
+        other = first.to(precision=precision)
+        torch.testing.assert_close(other(x, 0.3), expected, rtol=0, atol=0.02 if precision == "bfloat16" else 1e-5)
+        assert describe(other) == before | {"precision": precision}
+        assert torch.equal(other.to(precision="float32")(x, 0.3), expected)
+    assert network.conv.weight.dtype == dtype
+
+
+def test_compiling_is_recorded_and_kept() -> None:
+    from invdiff.record import describe
+
+    prior = from_network(Small(), predicts="v", betas=BETAS, self_test=False, precision="float32")
+    fast = prior.to(compile=True)
+    assert (prior.compiled, fast.compiled, describe(fast)["compiled"]) == (False, True, True)
+    assert fast.to(precision="float64").compiled
+    assert not fast.to(compile=False).compiled
+    assert fast.to(compile=True) is fast
+
+
+def test_no_noise_at_all_is_a_number() -> None:
+    image = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    prior = from_network(Small(), predicts="F", sigma_range=(0.0, 40.0), self_test=False, precision="float32")
+    torch.testing.assert_close(prior(image, 0.0), image, rtol=0, atol=1e-2)
+
+
+def test_a_table_of_times_is_asked_in_whole_numbers() -> None:
+    class Table(Small):
+        def __init__(self) -> None:
+            super().__init__()
+            with torch.random.fork_rng(devices=[]):
+                self.table = nn.Embedding(1000, 3)
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return self.conv(x) + self.table(t)[:, :, None, None]
+
+    network, x = Table(), torch.full((1, 3, 4, 4), 0.5)
+    common: dict[str, Any] = {"predicts": "eps", "betas": BETAS, "self_test": False}
+    found = from_network(network, time=lambda t: t.round().long(), **common)(x, 0.3)
+    assert torch.equal(found, from_network(network, time="integer", **common)(x, 0.3))
+
+
+def test_the_record_tells_functions_of_time_apart() -> None:
+    from invdiff.record import describe
+
+    common: dict[str, Any] = {"predicts": "eps", "schedule": VPLinear(), "channels": 1, "self_test": False}
+    one, same, other = (
+        describe(from_network(lambda x, t: x, time=time, **common))
+        for time in (lambda t: 999 * t, lambda t: 999 * t, lambda t: t)
+    )
+    assert one == same != other
+
+
 def settings(**changes: Any) -> dict[str, Any]:
     return {"predicts": "eps", "betas": BETAS, "channels": 1, "self_test": False} | changes
 
@@ -218,6 +284,7 @@ def settings(**changes: Any) -> dict[str, Any]:
         ({"channels": None}, "image channels that <lambda> takes cannot be told: give channels"),
         ({"precision": "half"}, "precision is 'half'"),
         ({"sigma_range": (2, 1)}, "sigma_range of <lambda> must be"),
+        ({"sigma_range": (0, 80)}, "sigma_range of <lambda> reaches 80, and its noise levels end at 78"),
     ],
 )
 def test_settings_that_do_not_go_together(options: dict[str, Any], sentence: str) -> None:

@@ -90,6 +90,17 @@ def test_cut_files_are_refused(tmp_path: Path, linear: nn.Linear, name: str, kee
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("keep", [1, 18, 0.5])
+def test_older_files_cut_short_are_refused(tmp_path: Path, linear: nn.Linear, keep: float) -> None:
+    path = tmp_path / "old.pth"
+    torch.save(linear.state_dict(), path, _use_new_zipfile_serialization=False)
+    assert set(load_state_dict(path)) == {"weight", "bias"}
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep if isinstance(keep, int) else keep * len(whole))])
+    with pytest.raises(ValueError, match=r"old\.pth .*(fetch it again|is it complete)"):
+        load_state_dict(path)
+
+
 @pytest.mark.parametrize(
     "content", [b"not weights at all, only text\n" * 20, b"\x80\x02garbage", b"PK\x03\x04 broken zip"]
 )
