@@ -88,7 +88,8 @@ class DiffusionPrior(NetworkPrior):
         # The network computes in its own precision; around it nothing is coarser than float32 or the image.
         wide = torch.promote_types(self._dtype, torch.float32)
         outer = torch.promote_types(x.dtype, wide)
-        centred = x.to(outer) - 0.5
+        # One layout from here to the end: sums of tensors that lie differently in memory take several times as long.
+        centred = x.to(outer, memory_format=self.layout) - 0.5
         if down or right:
             # Repeated edges need no image larger than the pad, as reflection would.
             centred = nn.functional.pad(centred, (0, right, 0, down), mode="replicate")
@@ -99,8 +100,8 @@ class DiffusionPrior(NetworkPrior):
         skip, out, scale = (factor.to(outer)[:, None, None, None] for factor in (skip, out, scale))
         inner = (scale * centred).to(wide, memory_format=self.layout)
         output = self._run(inner, level.log() / 4).to(outer)
-        clean = skip * centred + out * output + 0.5
-        return clean[..., :height, :width].to(x.dtype)
+        clean = torch.addcmul(skip * centred, out, output) + 0.5
+        return clean[..., :height, :width].to(x.dtype).contiguous()
 
 
 def load_natural(path: str | Path | None = None, *, precision: str = "auto") -> DiffusionPrior:
