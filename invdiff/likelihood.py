@@ -54,9 +54,8 @@ class Likelihood:
             raise TypeError(f"y is {kind}: expected a float tensor of image units; convert it with torch.as_tensor.")
         shape, expected = tuple(self.y.shape), tuple(self.operator.out_shape)
         if shape != expected and shape[1:] != expected:
-            raise ValueError(
-                f"y has shape {shape}: expected {expected}, the operator's output, or (m, {', '.join(map(str, expected))})."
-            )
+            many = ", ".join(("m", *map(str, expected)))
+            raise ValueError(f"y has shape {shape}: expected {expected}, the operator's output, or ({many}).")
         if self.measurements == 0:
             raise ValueError("y holds no measurement: its first axis has length 0.")
         if isinstance(self.noise, PoissonNoise) and bool((self.y < 0).any()):
