@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/python -m experiments.demo
 
-# A tiny prior from seven bundled pictures, and what it makes of an eighth: two minutes on two cores.
+# A tiny prior from seven bundled pictures, and what it makes of an eighth: under three minutes on two cores.
 train-demo: $(VENV)/.installed
 	$(BIN)/python -m experiments.train_demo
 

@@ -1,4 +1,4 @@
-"""Train a tiny prior in two minutes and restore with it what it never saw: `python -m experiments.train_demo`.
+"""Train a tiny prior in under three minutes and restore with it what it never saw: `python -m experiments.train_demo`.
 
 It learns from seven pictures that scikit-image brings along, so nothing is downloaded; the cat is held out.
 """
