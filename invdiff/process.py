@@ -23,16 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = [
-    "EDM",
-    "VE",
-    "Discrete",
-    "Flow",
-    "Process",
-    "VPCosine",
-    "VPLinear",
-    "karras",
-]
+__all__ = ["EDM", "VE", "Discrete", "Flow", "Process", "VPCosine", "VPLinear", "karras"]
 
 
 class Process(ABC):
