@@ -22,13 +22,7 @@ from .parametrization import input_scale, scalings
 from .precision import NetworkPrior
 from .unet import UNet
 
-__all__ = ["DiffusionPrior", "edm_scalings", "load_natural"]
-
-
-def edm_scalings(sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(c_skip, c_out, c_in, c_noise) of Karras et al. 2022, table 1, for images of standard deviation sigma_data."""
-    total = sigma**2 + sigma_data**2
-    return sigma_data**2 / total, sigma * sigma_data / total.sqrt(), total.rsqrt(), sigma.log() / 4
+__all__ = ["DiffusionPrior", "load_natural"]
 
 
 class DiffusionPrior(NetworkPrior):

@@ -18,16 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invdiff.priors.base import Prior, check_range, lies_on
+from invdiff.priors.base import check_range
 from invdiff.priors.parametrization import KINDS, input_scale, to_x0
-from invdiff.priors.precision import resolve
+from invdiff.priors.precision import NetworkPrior, resolve
 from invdiff.process import EDM, Discrete, Flow, Process
 
 __all__ = ["ConvertedPrior", "from_network"]
 
 
-class ConvertedPrior(Prior):
+class ConvertedPrior(NetworkPrior):
     """A diffusion network under its own conventions as a prior; `from_network` makes it and says what they mean."""
+
+    network: Any  # a module, or any function of (x_t, t)
 
     def __init__(
         self,
@@ -78,9 +80,11 @@ class ConvertedPrior(Prior):
         self._wanted = precision
         self._settle()
 
+    def _place(self) -> torch.device | None:
+        return _place(self.network)
+
     def _settle(self) -> None:
-        device = _place(self.network)
-        self._dtype = resolve(self._wanted, device or "cpu")
+        self._dtype = resolve(self._wanted, self._place() or "cpu")
         self.precision = str(self._dtype).removeprefix("torch.")
         run = self.network
         if isinstance(run, nn.Module):
@@ -90,37 +94,6 @@ class ConvertedPrior(Prior):
             if any(tensor.is_floating_point() and tensor.dtype != held for tensor in tensors):
                 run = copy.deepcopy(run).double() if held == torch.float64 else copy.deepcopy(run).float()
         self._run: Callable[..., Tensor] = torch.compile(run) if self.compiled else run
-
-    def to(
-        self,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        precision: str | None = None,
-        compile: bool | None = None,
-    ) -> ConvertedPrior:
-        """A copy on another device, in another precision, compiled or not; what is left out stays as it is.
-
-        Args:
-            device: where the network computes.
-            dtype: ignored, as results keep the dtype of the image.
-            precision: "auto", "float32", "bfloat16" or "float64".
-            compile: whether the network runs through `torch.compile`.
-
-        Raises:
-            ValueError: for an unknown precision.
-        """
-        here = _place(self.network)
-        stays = device is None or here is None or lies_on(here, device)
-        if stays and precision in (None, self._wanted) and compile in (None, self.compiled):
-            return self
-        clone = copy.copy(self)
-        if not stays and isinstance(self.network, nn.Module):
-            clone.network = copy.deepcopy(self.network).to(device)
-        clone._wanted = self._wanted if precision is None else precision
-        clone.compiled = self.compiled if compile is None else compile
-        clone._settle()
-        return clone
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         z, level, output = self.run(x, sigma)

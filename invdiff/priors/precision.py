@@ -95,6 +95,10 @@ class NetworkPrior(Prior):
         self._wanted, self._last = precision, channels_last
         self._settle()
 
+    def _place(self) -> torch.device | None:
+        """Where the network lies; None where it holds no tensor."""
+        return next(self.network.parameters()).device
+
     def _settle(self) -> None:
         device = next(self.network.parameters()).device
         half = resolve(self._wanted, device) is torch.bfloat16
@@ -122,7 +126,8 @@ class NetworkPrior(Prior):
         Raises:
             ValueError: for an unknown precision.
         """
-        stays = device is None or lies_on(next(self.network.parameters()).device, device)
+        here = self._place()
+        stays = device is None or here is None or lies_on(here, device)
         if stays and precision in (None, self._wanted) and compile in (None, self.compiled):
             return self
         clone = copy.copy(self)

@@ -9,7 +9,7 @@ import torch
 from skimage import data
 
 from invdiff.priors import load, match_channels, parametrization
-from invdiff.priors.diffusion import DiffusionPrior, edm_scalings, load_natural
+from invdiff.priors.diffusion import DiffusionPrior, load_natural
 from invdiff.priors.precision import resolve
 from invdiff.priors.unet import UNet
 from invdiff.priors.weights import save_prior
@@ -44,7 +44,8 @@ def test_scalings_give_unit_variance():
     x0 = sigma_data * torch.randn(200_000, generator=torch.Generator().manual_seed(0))
     for level in (0.01, 0.3, 10.0):
         sigma = torch.tensor(level)
-        c_skip, c_out, c_in, _ = edm_scalings(sigma, sigma_data)
+        c_skip, c_out = parametrization.scalings("F", sigma, sigma_data)
+        c_in = parametrization.input_scale("edm", sigma, sigma_data)
         x = noisy(x0, level, seed=1)
         assert float((c_in * x).std()) == pytest.approx(1, rel=0.01)
         assert float(((x0 - c_skip * x) / c_out).std()) == pytest.approx(1, rel=0.01)

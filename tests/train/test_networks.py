@@ -16,7 +16,6 @@ from experiments.muon import Muon, orthogonal
 from experiments.objective import Diffusion, build, fill_from
 from experiments.settings import SettingsError
 from invdiff.priors import as_prior, load, load_natural
-from invdiff.priors.diffusion import edm_scalings
 from invdiff.priors.parametrization import input_scale, scalings
 from invdiff.record import weight_hash
 
@@ -47,7 +46,10 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def test_the_loss_of_F_is_that_of_edm():
     objective, (x0, sigma, noise) = tiny("F"), batch()
-    skip, out, inner, c_noise = edm_scalings(sigma[:, None, None, None].double(), 0.25)
+    s = sigma[:, None, None, None].double()
+    total = s**2 + 0.25**2
+    # Karras et al. 2022, table 1, written out: the code under test takes its factors from elsewhere.
+    skip, out, inner, c_noise = 0.25**2 / total, 0.25 * s / total.sqrt(), 1 / total.sqrt(), s.log() / 4
     noisy = x0.double() - 0.5 + sigma[:, None, None, None] * noise
     output = objective.network((inner * noisy).float(), c_noise.flatten().float())
     expected = (output - (x0 - 0.5 - skip * noisy) / out).square()
