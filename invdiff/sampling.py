@@ -116,7 +116,7 @@ def sample(
     counted = _Counted(prior)
     clock = time.monotonic()
     finished: list[Tensor] = []
-    interrupted, calls = False, 0
+    interrupted, calls, backward = False, 0, 0
     total = draws * count
     with _progress(solver, total, size, progress) as advance:
         try:
@@ -139,7 +139,7 @@ def sample(
                         if on_step is not None:
                             on_step(step, x.detach().clone())
                 finished.append(x.detach())
-                calls = counted.calls
+                calls, backward = counted.calls, counted.backward
                 _refuse_nonfinite(x, members[: total - first], solver)
         except KeyboardInterrupt:
             whole = min(len(finished) * size // count, draws)
@@ -164,6 +164,7 @@ def sample(
         "start_sigma": describe(start_sigma),
         "dtype": str(dtype).removeprefix("torch."),
         "nfe": calls // len(finished),
+        "nfe_backward": backward // len(finished),
         "seconds": round(time.monotonic() - clock, 3),
         "interrupted": interrupted,
         "environment": environment(where),
@@ -230,16 +231,22 @@ def _tensors(thing: object, seen: set[int]) -> Iterator[tuple[Tensor, bool]]:
 
 
 class _Counted(Prior):
-    """A prior that counts its calls."""
+    """A prior that counts its calls, and the backward passes through them."""
 
     def __init__(self, prior: Prior) -> None:
-        self.prior, self.calls = prior, 0
+        self.prior, self.calls, self.backward = prior, 0, 0
         self.name, self.channels = prior.name, prior.channels
         self.sigma_range, self.differentiable = prior.sigma_range, prior.differentiable
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         self.calls += 1
-        return self.prior(x, sigma)
+        out = self.prior(x, sigma)
+        if out.requires_grad:
+            out.register_hook(self._passed)
+        return out
+
+    def _passed(self, gradient: Tensor) -> None:
+        self.backward += 1
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         return self.prior.denoise(x, sigma)

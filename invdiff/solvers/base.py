@@ -20,7 +20,7 @@ from ..priors.base import Prior
 from ..random import MemberRandom
 from ..schedule import noise_levels
 
-__all__ = ["CapabilityError", "DiffusionSolver", "PointSolver", "PriorSampler", "Solver", "column"]
+__all__ = ["CapabilityError", "DiffusionSolver", "Margins", "PointSolver", "PriorSampler", "Solver", "column"]
 
 # Pixel values vary by about a quarter around the middle of the range: the prior of somebody who knows nothing else.
 PIXEL_STD = 0.25
@@ -28,6 +28,21 @@ PIXEL_STD = 0.25
 
 class CapabilityError(ValueError):
     """A solver, an operator, a noise and a prior that do not go together, found before the first step."""
+
+
+@dataclass(frozen=True)
+class Margins:
+    """What a solver promises of its draws where the denoiser is exact and the prior Gaussian; a test holds it to them.
+
+    Args:
+        mean: largest error of the mean, in posterior stds.
+        spread: smallest and largest ratio of the draws' std to the posterior's.
+        coverage: smallest and largest true coverage of the nominal 90 % interval.
+    """
+
+    mean: float
+    spread: tuple[float, float]
+    coverage: tuple[float, float]
 
 
 @runtime_checkable
@@ -177,6 +192,7 @@ class DiffusionSolver:
     sigma_max: float | None = None
 
     stochastic: ClassVar[bool] = True
+    margins: ClassVar[Margins | None] = None
     # A prior that does not reach this noise level has not forgotten the image where the solver starts.
     full_range: ClassVar[float] = 10.0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from ..likelihood import Likelihood
 from ..priors.base import Prior
 from ..random import MemberRandom
+from ..transitions import ddim
 from .base import PriorSampler
 
 __all__ = ["DDIM"]
@@ -50,10 +50,4 @@ class DDIM(PriorSampler):
     def iterate(
         self, likelihood: Likelihood | None, denoiser: Prior, x: Tensor, random: MemberRandom
     ) -> Iterator[Tensor]:
-        for sigma, t in itertools.pairwise(self.levels(denoiser)):
-            x0 = denoiser(x, sigma)
-            fresh = (self.eta * t) ** 2 * (1 - (t / sigma) ** 2)
-            x = x0 + (t**2 - fresh) ** 0.5 / sigma * (x - x0)
-            if fresh > 0:
-                x = x + fresh**0.5 * random.normal(x)
-            yield x
+        yield from ddim(denoiser, x, self.levels(denoiser), random, eta=self.eta)

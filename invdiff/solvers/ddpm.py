@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from ..likelihood import Likelihood
 from ..priors.base import Prior
 from ..random import MemberRandom
+from ..transitions import ancestral
 from .base import PriorSampler
 
 __all__ = ["DDPM"]
@@ -51,13 +51,4 @@ class DDPM(PriorSampler):
     def iterate(
         self, likelihood: Likelihood | None, denoiser: Prior, x: Tensor, random: MemberRandom
     ) -> Iterator[Tensor]:
-        for sigma, t in itertools.pairwise(self.levels(denoiser)):
-            x0 = denoiser(x, sigma)
-            x = x0 + (t / sigma) ** 2 * (x - x0)
-            if t > 0:
-                if self.variance == "small":
-                    fresh = t**2 * (1 - (t / sigma) ** 2)
-                else:
-                    fresh = (1 + 4 * t**2) * (sigma**2 - t**2) / (1 + 4 * sigma**2)
-                x = x + fresh**0.5 * random.normal(x)
-            yield x
+        yield from ancestral(denoiser, x, self.levels(denoiser), random, variance=self.variance)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,9 +10,10 @@ from torch import Tensor
 from ..likelihood import Likelihood
 from ..priors.base import Prior
 from ..random import MemberRandom
+from ..transitions import ode2m
 from .base import PriorSampler
 
-__all__ = ["DPMpp2M", "extrapolate"]
+__all__ = ["DPMpp2M"]
 
 
 @dataclass(frozen=True)
@@ -44,17 +43,4 @@ class DPMpp2M(PriorSampler):
     def iterate(
         self, likelihood: Likelihood | None, denoiser: Prior, x: Tensor, random: MemberRandom
     ) -> Iterator[Tensor]:
-        before: tuple[Tensor, float] | None = None
-        for sigma, t in itertools.pairwise(self.levels(denoiser)):
-            x0 = denoiser(x, sigma)
-            x = t / sigma * x + (1 - t / sigma) * extrapolate(x0, sigma, t, before)
-            before = x0, sigma
-            yield x
-
-
-def extrapolate(x0: Tensor, sigma: float, t: float, before: tuple[Tensor, float] | None) -> Tensor:
-    """The denoised image half-way from sigma to t in log sigma, on the line through this one and the one before."""
-    if before is None or t == 0:
-        return x0
-    earlier, level = before
-    return x0 + math.log(sigma / t) / (2 * math.log(level / sigma)) * (x0 - earlier)
+        yield from ode2m(denoiser, x, self.levels(denoiser), random)

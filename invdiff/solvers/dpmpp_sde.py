@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,8 +10,8 @@ from torch import Tensor
 from ..likelihood import Likelihood
 from ..priors.base import Prior
 from ..random import MemberRandom
+from ..transitions import sde2m
 from .base import PriorSampler
-from .dpmpp_2m import extrapolate
 
 __all__ = ["DPMppSDE"]
 
@@ -42,12 +41,4 @@ class DPMppSDE(PriorSampler):
     def iterate(
         self, likelihood: Likelihood | None, denoiser: Prior, x: Tensor, random: MemberRandom
     ) -> Iterator[Tensor]:
-        before: tuple[Tensor, float] | None = None
-        for sigma, t in itertools.pairwise(self.levels(denoiser)):
-            x0 = denoiser(x, sigma)
-            ahead, ratio = extrapolate(x0, sigma, t, before), t / sigma
-            x = ahead + ratio**2 * (x - ahead)
-            if t > 0:
-                x = x + t * (1 - ratio**2) ** 0.5 * random.normal(x)
-            before = x0, sigma
-            yield x
+        yield from sde2m(denoiser, x, self.levels(denoiser), random)

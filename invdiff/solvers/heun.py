@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import Tensor
 from ..likelihood import Likelihood
 from ..priors.base import Prior
 from ..random import MemberRandom
+from ..transitions import heun
 from .base import PriorSampler, require_positive
 
 __all__ = ["Heun"]
@@ -70,16 +70,9 @@ class Heun(PriorSampler):
         self, likelihood: Likelihood | None, denoiser: Prior, x: Tensor, random: MemberRandom
     ) -> Iterator[Tensor]:
         highest = math.inf if self.s_max is None else self.s_max
-        for sigma, t in itertools.pairwise(self.levels(denoiser)):
-            churn = min(self.s_churn / self.steps, 2**0.5 - 1) if self.s_min <= sigma <= highest else 0.0
-            raised = min(sigma * (1 + churn), denoiser.sigma_range[1])
-            if raised > sigma:
-                x = x + (raised**2 - sigma**2) ** 0.5 * self.s_noise * random.normal(x)
-            else:
-                raised = sigma
-            slope = (x - denoiser(x, raised)) / raised
-            ahead = x + (t - raised) * slope
-            if t > 0:
-                ahead = x + (t - raised) * (slope + (ahead - denoiser(ahead, t)) / t) / 2
-            x = ahead
-            yield x
+
+        def churn(sigma: float) -> float:
+            share = min(self.s_churn / self.steps, 2**0.5 - 1) if self.s_min <= sigma <= highest else 0.0
+            return max(min(sigma * (1 + share), denoiser.sigma_range[1]), sigma)
+
+        yield from heun(denoiser, x, self.levels(denoiser), random, churn=churn, s_noise=self.s_noise)

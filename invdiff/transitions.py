@@ -1,0 +1,149 @@
+"""Steps down the noise levels, in one place: any of them runs with any estimate of the image.
+
+An estimate is a function (x, sigma) -> E[x0 | x_sigma = x] of shape (b, *in_shape): the denoiser itself, which gives
+draws of the prior, or a guided one, E[x0 | x_sigma = x, y], which gives draws of the posterior as far as it is right.
+From level sigma to the next level t, with x0 the estimate at x:
+
+    ancestral   x' = x0 + (t^2 / sigma^2) (x - x0) + t sqrt(1 - t^2 / sigma^2) eps                    Ho et al. 2020
+    ddim        x' = x0 + sqrt(t^2 - s^2) (x - x0) / sigma + s eps,  s = eta t sqrt(1 - t^2 / sigma^2)  Song et al. 2021
+    heun        the ODE dx / dsigma = (x - x0) / sigma by Heun's method                              Karras et al. 2022
+    ode2m       x' = (t / sigma) x + (1 - t / sigma) E                                                   Lu et al. 2022
+    sde2m       x' = E + (t^2 / sigma^2) (x - E) + t sqrt(1 - t^2 / sigma^2) eps                         Lu et al. 2022
+
+with E the estimate extrapolated in log sigma to the middle of the step, from this one and the one before.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+from torch import Tensor
+
+from .random import MemberRandom
+
+__all__ = ["TRANSITIONS", "Estimate", "ancestral", "ddim", "extrapolate", "heun", "ode2m", "reverse", "sde2m"]
+
+Estimate = Callable[[Tensor, float], Tensor]
+TRANSITIONS = ("ancestral", "ddim", "heun", "ode2m", "sde2m")
+
+
+def reverse(
+    transition: str,
+    estimate: Estimate,
+    x: Tensor,
+    levels: Sequence[float],
+    random: MemberRandom,
+    eta: float = 1.0,
+) -> Iterator[Tensor]:
+    """Follow the levels down by the transition of that name, yielding x after every step.
+
+    Args:
+        transition: one of TRANSITIONS.
+        estimate: (x, sigma) -> E[x0 | x_sigma = x], or with a measurement E[x0 | x_sigma = x, y].
+        x: where to start, at levels[0], (b, *in_shape).
+        levels: falling noise levels in image units, the last one 0.
+        random: one stream per member.
+        eta: share of fresh noise in "ddim"; the others do not use it.
+
+    Raises:
+        ValueError: for an unknown transition.
+    """
+    if transition == "ddim":
+        return ddim(estimate, x, levels, random, eta=eta)
+    if transition == "ancestral":
+        return ancestral(estimate, x, levels, random)
+    if transition == "heun":
+        return heun(estimate, x, levels, random)
+    if transition == "ode2m":
+        return ode2m(estimate, x, levels, random)
+    if transition == "sde2m":
+        return sde2m(estimate, x, levels, random)
+    raise ValueError(f"transition is {transition!r}: expected one of {', '.join(TRANSITIONS)}.")
+
+
+def ancestral(
+    estimate: Estimate, x: Tensor, levels: Sequence[float], random: MemberRandom, variance: str = "small"
+) -> Iterator[Tensor]:
+    """One draw from the chain back per step, with the small or the large variance of DDPM (see `solvers.DDPM`)."""
+    for sigma, t in itertools.pairwise(levels):
+        x0 = estimate(x, sigma)
+        x = x0 + (t / sigma) ** 2 * (x - x0)
+        if t > 0:
+            if variance == "small":
+                fresh = t**2 * (1 - (t / sigma) ** 2)
+            else:
+                fresh = (1 + 4 * t**2) * (sigma**2 - t**2) / (1 + 4 * sigma**2)
+            x = x + fresh**0.5 * random.normal(x)
+        yield x
+
+
+def ddim(
+    estimate: Estimate, x: Tensor, levels: Sequence[float], random: MemberRandom, eta: float = 1.0
+) -> Iterator[Tensor]:
+    """Keep a share of the noise that is there, and draw eta of it afresh; eta = 1 is ancestral."""
+    for sigma, t in itertools.pairwise(levels):
+        x0 = estimate(x, sigma)
+        fresh = (eta * t) ** 2 * (1 - (t / sigma) ** 2)
+        x = x0 + (t**2 - fresh) ** 0.5 / sigma * (x - x0)
+        if fresh > 0:
+            x = x + fresh**0.5 * random.normal(x)
+        yield x
+
+
+def heun(
+    estimate: Estimate,
+    x: Tensor,
+    levels: Sequence[float],
+    random: MemberRandom,
+    churn: Callable[[float], float] | None = None,
+    s_noise: float = 1.0,
+) -> Iterator[Tensor]:
+    """Heun's method on the ODE, two estimates a step, the last one excepted.
+
+    Args:
+        churn: sigma -> the level to which noise is added before the step; None adds none.
+        s_noise: factor on that noise.
+    """
+    for sigma, t in itertools.pairwise(levels):
+        raised = sigma if churn is None else churn(sigma)
+        if raised > sigma:
+            x = x + (raised**2 - sigma**2) ** 0.5 * s_noise * random.normal(x)
+        slope = (x - estimate(x, raised)) / raised
+        ahead = x + (t - raised) * slope
+        if t > 0:
+            ahead = x + (t - raised) * (slope + (ahead - estimate(ahead, t)) / t) / 2
+        x = ahead
+        yield x
+
+
+def ode2m(estimate: Estimate, x: Tensor, levels: Sequence[float], random: MemberRandom) -> Iterator[Tensor]:
+    """The multistep ODE of DPM-Solver++(2M): one estimate a step, no fresh noise."""
+    before: tuple[Tensor, float] | None = None
+    for sigma, t in itertools.pairwise(levels):
+        x0 = estimate(x, sigma)
+        x = t / sigma * x + (1 - t / sigma) * extrapolate(x0, sigma, t, before)
+        before = x0, sigma
+        yield x
+
+
+def sde2m(estimate: Estimate, x: Tensor, levels: Sequence[float], random: MemberRandom) -> Iterator[Tensor]:
+    """The multistep SDE of DPM-Solver++(2M): one estimate and one draw of noise a step."""
+    before: tuple[Tensor, float] | None = None
+    for sigma, t in itertools.pairwise(levels):
+        x0 = estimate(x, sigma)
+        ahead, ratio = extrapolate(x0, sigma, t, before), t / sigma
+        x = ahead + ratio**2 * (x - ahead)
+        if t > 0:
+            x = x + t * (1 - ratio**2) ** 0.5 * random.normal(x)
+        before = x0, sigma
+        yield x
+
+
+def extrapolate(x0: Tensor, sigma: float, t: float, before: tuple[Tensor, float] | None) -> Tensor:
+    """The estimate half-way from sigma to t in log sigma, on the line through this one and the one before."""
+    if before is None or t == 0:
+        return x0
+    earlier, level = before
+    return x0 + math.log(sigma / t) / (2 * math.log(level / sigma)) * (x0 - earlier)
