@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 import numbers
@@ -22,6 +21,7 @@ from .priors.base import Denoiser, Prior, as_prior
 from .random import MemberRandom
 from .record import describe, environment
 from .solvers.base import CapabilityError, DiffusionSolver, Solver
+from .start import channels_last, check_start, cut_at_start, one_for_each
 
 __all__ = ["default_micro_batch", "sample"]
 
@@ -53,8 +53,8 @@ def sample(
         draws: number of draws per measurement; 1 for solvers that give a point estimate.
         seed: integer from 0 on.
         in_shape: shape of one image, where no likelihood, prior or start tells it.
-        start: image to start from, (*in_shape), or one for each of m measurements, (m, *in_shape); without a likelihood
-            one image, (*in_shape) or (1, *in_shape).
+        start: image to start from, floats in about [0, 1], (*in_shape), or one for each of m measurements,
+            (m, *in_shape); without a likelihood one image, (*in_shape) or (1, *in_shape).
         start_sigma: noise level added to `start` by diffusion solvers, image units; they go on from there.
         device: where to run; if left out where y is, and without a likelihood where `start` is, else the prior, else
             the CPU. The draws have the dtype of y, and without a likelihood that of `start`, but at least float32.
@@ -63,7 +63,7 @@ def sample(
         progress: show a progress bar on a terminal.
 
     Raises:
-        TypeError: if the solver has no `iterate`, the likelihood is not a Likelihood or `start` is not a tensor.
+        TypeError: if the solver has no `iterate`, the likelihood is not a Likelihood or `start` no tensor of floats.
         CapabilityError: if solver, operator, noise and prior do not go together.
         ValueError: for any other setting that cannot be used.
         FloatingPointError: if a draw becomes infinite or NaN.
@@ -84,12 +84,11 @@ def sample(
             f"{type(solver).__name__} gives one point estimate: ask for draws=1, not {draws}, or use DDRM or DPS."
         )
     MemberRandom(seed, [])
-    if start is not None and (not isinstance(start, Tensor) or start.is_complex()):
-        kind = start.dtype if isinstance(start, Tensor) else type(start).__name__
-        raise TypeError(f"start is {kind}: expected an image as a real tensor (C, H, W); use torch.as_tensor first.")
+    if start is not None:
+        check_start(start)
     prior = as_prior(denoiser)
     shape = _shape(likelihood, prior, in_shape, start)
-    solver = _from_start(solver, start, start_sigma, prior)
+    solver = cut_at_start(solver, start, start_sigma, prior)
     if device is not None:
         where = torch.device(device)
     elif likelihood is not None:
@@ -109,7 +108,7 @@ def sample(
     if likelihood is None and start is None and isinstance(solver, DiffusionSolver):
         solver.check_noise_start(prior)
     count = 1 if likelihood is None else likelihood.measurements
-    started = None if start is None else _started(start, shape, count).to(where, dtype)
+    started = None if start is None else one_for_each(start, shape, count, prior).to(where, dtype)
     size = batch_size(micro_batch, shape)
     if not solver.stochastic:
         size = min(size, count)
@@ -256,7 +255,10 @@ def _shape(
     likelihood: Likelihood | None, prior: Prior, in_shape: Sequence[int] | None, start: Tensor | None
 ) -> tuple[int, ...]:
     known = likelihood.operator.in_shape if likelihood is not None else getattr(prior, "in_shape", None)
-    if known is None and in_shape is None and start is not None and start.ndim in (3, 4):
+    in_shape_given = in_shape is not None
+    if known is None and in_shape is None and start is not None:
+        if start.ndim not in (3, 4):
+            raise ValueError(f"start has shape {tuple(start.shape)}: expected one image (C, H, W).")
         in_shape = start.shape[-3:]
     if known is None and in_shape is None:
         raise ValueError(
@@ -267,6 +269,12 @@ def _shape(
         raise ValueError(
             f"in_shape is {shape}: the {'operator' if likelihood else 'prior'} takes images of {tuple(known)}."
         )
+    if likelihood is None and channels_last(shape, prior.channels):
+        first = (shape[-1], *shape[:-1])
+        given = in_shape_given or start is None
+        cure = f"give {first}" if given else "give start.movedim(-1, -3)"
+        what = "in_shape is" if given else "start has the shape"
+        raise ValueError(f"{what} {shape}, with the channels last: expected (C, H, W); {cure}.")
     asks = "in_shape is" if likelihood is None else "the operator takes"
     own = getattr(prior, "in_shape", None)
     if own is not None and tuple(own) != shape:
@@ -277,37 +285,6 @@ def _shape(
             f"Wrap the prior: invdiff.priors.match_channels(prior, {shape[0]})."
         )
     return shape
-
-
-def _from_start(solver: Solver, start: Tensor | None, start_sigma: float | None, prior: Prior) -> Solver:
-    """The solver with its schedule cut to begin at start_sigma."""
-    if start is None:
-        if start_sigma is not None:
-            raise ValueError(f"start_sigma is {start_sigma} without a start: give the image to start from as well.")
-        return solver
-    if not isinstance(solver, DiffusionSolver):
-        if start_sigma is not None:
-            raise ValueError(
-                f"start_sigma is {start_sigma}: {type(solver).__name__} starts from `start` itself; leave it out."
-            )
-        return solver
-    lowest = max(solver.sigma_min, prior.sigma_range[0])
-    number = isinstance(start_sigma, numbers.Real) and not isinstance(start_sigma, bool)
-    if not number or not math.isfinite(start_sigma) or start_sigma <= lowest:  # type: ignore[arg-type, operator]
-        raise ValueError(
-            f"start_sigma is {start_sigma!r}: expected the noise level, above {lowest:g}, from which "
-            f"{type(solver).__name__} goes on."
-        )
-    return dataclasses.replace(solver, sigma_max=float(start_sigma))  # type: ignore[arg-type]
-
-
-def _started(start: Tensor, shape: tuple[int, ...], count: int) -> Tensor:
-    whole = start[None] if tuple(start.shape) == shape else start
-    if tuple(whole.shape[1:]) != shape or whole.shape[0] not in (1, count):
-        raise ValueError(f"start has shape {tuple(start.shape)}: expected {shape} or {(count, *shape)}.")
-    if not bool(torch.isfinite(whole).all()):
-        raise ValueError("start holds values that are not finite: expected an image.")
-    return whole
 
 
 def _initial(solver: Solver, likelihood: Likelihood | None, prior: Prior, like: Tensor, random: MemberRandom) -> Tensor:

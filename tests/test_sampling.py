@@ -189,7 +189,7 @@ def test_a_prior_of_limited_range_goes_on_from_an_image_within_it():
             CapabilityError, match=r"cannot draw from the prior alone with limited, .* 0\.02 to 0\.2 on"
         ):
             sample(solver, None, limited, in_shape=SHAPE)
-        with pytest.raises(CapabilityError, match=r"is to start at sigma 0\.3; limited serves at most 0\.2"):
+        with pytest.raises(CapabilityError, match=r"start_sigma is 0\.3: limited serves noise levels up to 0\.2"):
             sample(solver, None, limited, start=start, start_sigma=0.3)
         with pytest.raises(ValueError, match=r"start_sigma is 0\.01: expected the noise level, above 0\.02"):
             sample(solver, None, limited, start=start, start_sigma=0.01)
