@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from ..noise import GaussianNoise
 from ..operators import LinearOperator, Spectral
 from ..priors.base import Prior
 from ..random import MemberRandom
-from .base import CapabilityError, DiffusionSolver
+from .base import CapabilityError, DiffusionSolver, Margins
 
 __all__ = ["DDRM"]
 
@@ -53,6 +54,8 @@ class DDRM(DiffusionSolver):
     steps: int = 50
     eta: float = 0.85
     eta_b: float = 1.0
+
+    margins: ClassVar[Margins] = Margins(mean=0.50, spread=(0.50, 0.87), coverage=(0.55, 0.82))
 
     def __post_init__(self) -> None:
         super().__post_init__()
