@@ -81,6 +81,21 @@ class Evidence:
         """The standard error of `bits_per_dim`, (b,)."""
         return self.standard_error / self.dimensions / math.log(2)
 
+    def __repr__(self) -> str:
+        nats, bits = _listed(self.nats, self.standard_error), _listed(self.bits_per_dim, self.bits_error)
+        return (
+            f"Evidence(nats={nats}, bits_per_dim={bits}, image {tuple(self.latent.shape[1:])}, "
+            f"sigma {self.sigma_min:g} to {self.sigma_max:g} in {self.steps} steps)"
+        )
+
+
+def _listed(values: Tensor, errors: Tensor, most: int = 4) -> str:
+    """The first few values, with their standard errors where they have one."""
+    said = []
+    for value, error in zip(values[:most].tolist(), errors[:most].tolist(), strict=True):
+        said.append(f"{value:.6g}" + (f" ± {error:.2g}" if error > 0 else ""))
+    return f"[{', '.join(said)}{', ...' if len(values) > most else ''}]"
+
 
 def log_prob(
     prior: Denoiser | Callable[[Tensor, Tensor], Tensor],
@@ -110,8 +125,8 @@ def log_prob(
     level: what stands beside it in the batch changes nothing.
 
     Args:
-        prior: any differentiable prior that serves all noise levels.
-        x: images, (b, C, H, W), [0, 1].
+        prior: any differentiable prior that serves all noise levels; it goes where x is.
+        x: images, (b, C, H, W), floats in [0, 1].
         steps: Runge-Kutta steps between the two levels, each with four calls of the prior and of its gradient.
         probes: random signs per level; None computes the trace exactly, with one gradient per value of the image.
         seed: integer from 0 on.
@@ -122,6 +137,7 @@ def log_prob(
 
     Raises:
         CapabilityError: if the prior cannot be differentiated or does not serve the noise levels.
+        TypeError: if x holds no floats.
         ValueError: for a setting that cannot be used, or images that are not finite.
 
     >>> from invdiff.priors import GaussianPrior
@@ -132,6 +148,10 @@ def log_prob(
     True
     """
     slot = as_prior(prior)
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = f"of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"x is {kind}: expected a tensor of floats in [0, 1]; bytes are x.float() / 255.")
+    slot = slot.to(x.device)
     levels = _levels(slot, steps, sigma_min, sigma_max)
     if probes is not None and (isinstance(probes, bool) or not isinstance(probes, numbers.Integral) or probes < 1):
         raise ValueError(f"probes is {probes!r}: expected a whole number from 1 on, or None for the exact trace.")

@@ -141,9 +141,36 @@ def test_what_ran_is_recorded_in_json():
     assert log_prob(gaussian(), x, steps=1, probes=None).record["probes"] is None
 
 
+def test_the_prior_goes_where_the_images_are():
+    asked = []
+
+    class Elsewhere(GaussianPrior):
+        def to(self, device=None, dtype=None, **options):
+            asked.append(device)
+            return gaussian()
+
+        def denoise(self, x, sigma):
+            raise AssertionError("the prior was not moved")
+
+    x = torch.zeros(1, *SHAPE)
+    found = log_prob(Elsewhere.power_law(SHAPE), x, steps=2)
+    assert asked == [x.device]
+    torch.testing.assert_close(found.nats, log_prob(gaussian(), x, steps=2).nats)
+
+
+def test_it_is_shown_in_one_line_of_few_digits():
+    one = torch.ones(6).double()
+    shown = repr(Evidence(1234.56789 * one, 1.23456 * one, torch.zeros(6, 3, 4, 5), 60, 0.002, 40.0))
+    assert shown.startswith("Evidence(nats=[1234.57 ± 1.2, 1234.57 ± 1.2, 1234.57 ± 1.2, 1234.57 ± 1.2, ...], bits_p")
+    assert shown.endswith("image (3, 4, 5), sigma 0.002 to 40 in 60 steps)")
+    assert "±" not in repr(Evidence(one, torch.nan * one, torch.zeros(6, 2), 60, 0.002, 40.0))
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
+        ({"x": torch.zeros(1, *SHAPE, dtype=torch.uint8)}, r"x is of torch\.uint8: expected .* x\.float\(\) / 255"),
+        ({"x": np.zeros((1, *SHAPE))}, "x is ndarray: expected a tensor of floats"),
         (
             {"prior": FunctionPrior(lambda x, s: x, name="stiff", differentiable=False)},
             "stiff cannot be differentiated",
@@ -167,6 +194,6 @@ def test_what_ran_is_recorded_in_json():
 )
 def test_wrong_use_is_refused_in_a_sentence(change, sentence):
     settings = {"prior": gaussian(), "x": torch.zeros(1, *SHAPE), "steps": 2} | change
-    kind = CapabilityError if "prior" in change or "sigma_max" in change else ValueError
+    kind = CapabilityError if "prior" in change or "sigma_max" in change else (ValueError, TypeError)
     with pytest.raises(kind, match=sentence):
         log_prob(settings.pop("prior"), settings.pop("x"), **settings)
