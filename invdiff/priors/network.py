@@ -227,19 +227,18 @@ def from_network(
     if not callable(network):
         raise TypeError(f"A network must be callable as network(x, t), got {type(network).__name__}.")
     name = name or getattr(network, "__name__", None) or type(network).__name__
-    low, high = (float(value) for value in data_range)
-    if not -math.inf < low < high < math.inf:
-        raise ValueError(f"data_range is {data_range}: expected (black, white) such as (-1, 1) or (0, 1).")
+    low, high = _limits(data_range)
     if isinstance(time, str) and time not in ("fraction", "integer"):
         raise ValueError(f"time is {time!r}: expected fraction, integer or a function of the process's time.")
     if time is None:
         time = _edm_time if predicts == "F" else "fraction"
+    process = _process(predicts, betas, alphas_bar, sigmas, schedule)
     if channels is None:
         channels = _first_channels(network, name)
     prior = ConvertedPrior(
         network,
         predicts=predicts,
-        process=_process(predicts, betas, alphas_bar, sigmas, schedule),
+        process=process,
         data_range=(low, high),
         time=time,
         learned_sigma=learned_sigma,
@@ -261,6 +260,17 @@ def from_network(
 
 def _edm_time(sigma: Tensor) -> Tensor:
     return sigma.log() / 4
+
+
+def _limits(data_range: object) -> tuple[float, float]:
+    """Black and white as two floats."""
+    try:
+        low, high = (float(value) for value in data_range)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"data_range is {data_range!r}: expected (black, white) such as (-1, 1), (0, 1) or (0, 255).")
+    return low, high
 
 
 def _process(
