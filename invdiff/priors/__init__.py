@@ -92,6 +92,7 @@ _NAMES = {
     "tv": ("total variation (Rudin, Osher and Fatemi 1992)", "tv", "TV"),
     "nlm": ("non-local means (Buades, Coll and Morel 2005)", "nlm", "NonLocalMeans"),
     "bm3d": ("BM3D (Dabov et al. 2007), from the optional package bm3d", "bm3d", "BM3D"),
+    "natural:PATH": ("a diffusion prior of your own training, from the file PATH", "diffusion", "load_natural"),
     "adm:PATH": ("a guided-diffusion (ADM) network with the weights in PATH", "adm", "load_adm"),
     "dncnn:PATH": ("DnCNN (Zhang et al. 2017) with the weights in PATH", "cnn", "DnCNN.from_file"),
     "ffdnet:PATH": ("FFDNet (Zhang et al. 2018) with the weights in PATH", "cnn", "FFDNet.from_file"),
@@ -135,12 +136,15 @@ def load(name: str, **options: Any) -> Prior:
     # A file name after the colon keeps its case.
     kind, colon, argument = name.partition(":")
     kind = kind.lower()
-    keys = {key.partition(":")[0]: key for key in _NAMES}
+    keys: dict[str, list[str]] = {}
+    for key in _NAMES:
+        keys.setdefault(key.partition(":")[0], []).append(key)
     if kind not in keys:
         near = difflib.get_close_matches(kind, keys, n=1, cutoff=0.5)
-        hint = f"did you mean {keys[near[0]]!r}?" if near else f"choose from {', '.join(_NAMES)}."
+        hint = f"did you mean {keys[near[0]][0]!r}?" if near else f"choose from {', '.join(_NAMES)}."
         raise ValueError(f"No prior is named {name!r}; {hint}")
-    key = keys[kind]
+    # "natural" is a name both with and without a file.
+    key = next((key for key in keys[kind] if (":" in key) == bool(colon)), keys[kind][0])
     wants = key.partition(":")[2]
     if wants and not argument:
         raise ValueError(f"The prior {kind!r} needs an argument: write {key!r} with {_ARGUMENTS[wants]}.")

@@ -107,7 +107,7 @@ def load_natural(path: str | Path | None = None, *, precision: str = "auto") -> 
 
     Raises:
         FileNotFoundError: if the file is missing.
-        ValueError: if it holds no U-Net of ours.
+        ValueError: if it holds no U-Net of ours, or is the checkpoint of a training run.
 
     >>> prior = load_natural()
     >>> prior(torch.full((1, 3, 30, 21), 0.5), 0.1).shape
@@ -116,6 +116,13 @@ def load_natural(path: str | Path | None = None, *, precision: str = "auto") -> 
     from .weights import fill, read_prior
 
     file = Path(path) if path is not None else Path(str(resources.files("invdiff.priors") / "natural.safetensors"))
+    if file.suffix == ".pt" and file.is_file():
+        beside = sorted(other.name for other in file.parent.glob("[!.]*.safetensors"))
+        weights = beside[0] if len(beside) == 1 else "NAME.safetensors"
+        raise ValueError(
+            f"{file} looks like the checkpoint that training goes on from; the prior is {weights} in the same folder: "
+            f"load that."
+        )
     state, config, card = read_prior(file)
     if "kind" in config:
         kind = config["kind"]

@@ -194,6 +194,33 @@ def test_every_prior_takes_the_words_of_a_network():
     assert gray.to(precision="bfloat16").prior.precision == "bfloat16"
 
 
+def test_a_file_of_ones_own_training_by_its_name(tmp_path):
+    card = {"sigma_range": [0.002, 50.0], "sigma_data": 0.25}
+    network = random_unet()
+    save_prior(tmp_path / "Mine.safetensors", network.state_dict(), network.config, card)
+    prior = load(f"Natural:{tmp_path / 'Mine.safetensors'}", precision="float32")
+    assert prior.name == "Mine"
+    same = load("natural", path=tmp_path / "Mine.safetensors", precision="float32")
+    assert torch.equal(prior(photograph(16), 0.1), same(photograph(16), 0.1))
+    with pytest.raises(ValueError, match="'natural' needs an argument: write 'natural:PATH' with the file of weights"):
+        load("natural:")
+
+
+def test_the_checkpoint_of_training_is_told_from_its_prior(tmp_path):
+    checkpoint = tmp_path / "last.pt"
+    with pytest.raises(FileNotFoundError, match=r"last\.pt does not exist"):
+        load_natural(checkpoint)
+    torch.save({"network": {}, "step": 3}, checkpoint)
+    with pytest.raises(
+        ValueError, match=r"last\.pt looks like the checkpoint .* is NAME\.safetensors in the same folder"
+    ):
+        load_natural(checkpoint)
+    (tmp_path / "mine.safetensors").write_bytes(b"x")
+    (tmp_path / ".average.safetensors").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"the prior is mine\.safetensors in the same folder"):
+        load(f"natural:{checkpoint}")
+
+
 @pytest.mark.parametrize(
     ("network", "card", "sentence"),
     [
