@@ -15,6 +15,7 @@ from torch import Tensor
 __all__ = ["Posterior"]
 
 POINT = "point estimate"
+DEPENDENT = "of dependent draws"
 
 
 class Posterior:
@@ -24,7 +25,8 @@ class Posterior:
         draws: (draws, [m,] *in_shape).
         record: what ran; kept beside the draws when saved.
         label: what the spread of the draws is: "uncalibrated spread" until somebody has checked it, "heuristic spread"
-            where the prior does not reach the noise levels that the sampler needs, "point estimate" for none.
+            where the prior does not reach the noise levels that the sampler needs, "point estimate" for none. It ends
+            in "of dependent draws" where the draws are particles of the same clouds.
 
     >>> posterior = Posterior(torch.arange(19.0)[:, None], {})
     >>> posterior.mean().item(), [bound.item() for bound in posterior.interval(0.9)]
@@ -52,6 +54,11 @@ class Posterior:
     def point(self) -> bool:
         """Whether this is a point estimate, which has no spread."""
         return self.label == POINT
+
+    @property
+    def dependent(self) -> bool:
+        """Whether draws share clouds, `record["cloud"]` in a row each: they say less than as many independent ones."""
+        return self.label.endswith(DEPENDENT)
 
     def __len__(self) -> int:
         return int(self.draws.shape[0])

@@ -12,7 +12,7 @@ __all__ = ["MemberRandom"]
 
 
 class MemberRandom:
-    """Standard normal numbers, one stream per (seed, draw, measurement).
+    """Standard normal, uniform and Poisson numbers, one stream per (seed, draw, measurement).
 
     The numbers are made on the CPU in float32 and moved, so that a draw starts from the same noise on every device.
     The global random state is neither read nor written.
@@ -44,15 +44,28 @@ class MemberRandom:
         Raises:
             ValueError: if `like` has another number of members.
         """
-        if like.shape[0] != len(self._streams):
-            raise ValueError(f"like has {like.shape[0]} members: expected {len(self._streams)}, one per stream.")
+        self._check(like)
         noise = torch.stack([torch.randn(like.shape[1:], generator=stream) for stream in self._streams])
         return noise.to(like)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Uniform numbers from [0, 1) in the shape, dtype and device of `like`, (b, ...), at least float32.
+
+        Raises:
+            ValueError: if `like` has another number of members.
+        """
+        self._check(like)
+        numbers = torch.stack([torch.rand(like.shape[1:], generator=stream) for stream in self._streams])
+        return numbers.to(like)
 
     def poisson(self, rate: Tensor) -> Tensor:
         """Poisson counts of mean `rate`, (b, ...) and not negative, with b the number of streams."""
         pairs = zip(rate.detach().cpu(), self._streams, strict=True)
         return torch.stack([torch.poisson(mean, generator=stream) for mean, stream in pairs]).to(rate)
+
+    def _check(self, like: Tensor) -> None:
+        if like.shape[0] != len(self._streams):
+            raise ValueError(f"like has {like.shape[0]} members: expected {len(self._streams)}, one per stream.")
 
 
 def _stream(*key: int) -> torch.Generator:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 import numbers
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .likelihood import Likelihood
-from .posterior import POINT, Posterior
+from .posterior import DEPENDENT, POINT, Posterior
 from .priors.base import Denoiser, Prior, as_prior
+from .progress import progress_bar
 from .random import MemberRandom
 from .record import describe, environment
 from .solvers.base import CapabilityError, DiffusionSolver, Solver
@@ -46,6 +45,11 @@ def sample(
     Draw k of measurement j is a function of (seed, k, j) and the micro-batch alone: the number of draws asked for and
     the other members of its batch do not change it. Ctrl-C keeps the draws that are finished.
 
+    A solver that declares `particles` (`solvers.cloud.CloudSolver`) moves a cloud of them for every member of the
+    batch. By default a cloud gives one draw, so that draws are independent; with `keep="cloud"` it gives all of its
+    particles as dependent draws: ceil(draws / particles) clouds run, of which cloud k is a function of (seed, k, j),
+    and record and label say that the draws are dependent.
+
     Args:
         solver: what to run.
         likelihood: the measurement, with its operator and noise; None draws from the prior.
@@ -58,8 +62,10 @@ def sample(
         start_sigma: noise level added to `start` by diffusion solvers, image units; they go on from there.
         device: where to run; if left out where y is, and without a likelihood where `start` is, else the prior, else
             the CPU. The draws have the dtype of y, and without a likelihood that of `start`, but at least float32.
-        micro_batch: members per batch, the last one being filled up; the default depends on the image shape alone.
-        on_step: called with the step number and a copy of the iterates, (micro_batch, *in_shape).
+        micro_batch: members per batch, each a cloud where the solver has clouds, the last one being filled up; the
+            default depends on the image shape and the number of particles alone.
+        on_step: called with the step number and a copy of the iterates, (micro_batch, *in_shape), and with
+            keep="cloud" (micro_batch, particles, *in_shape).
         progress: show a progress bar on a terminal.
 
     Raises:
@@ -109,25 +115,29 @@ def sample(
         solver.check_noise_start(prior)
     count = 1 if likelihood is None else likelihood.measurements
     started = None if start is None else one_for_each(start, shape, count, prior).to(where, dtype)
-    size = batch_size(micro_batch, shape)
+    cloud: int | None = getattr(solver, "particles", None)
+    dependent = cloud is not None and getattr(solver, "keep", "one") == "cloud"
+    kept = cloud if cloud is not None and dependent else 1
+    size = batch_size(micro_batch, shape, cloud or 1)
     if not solver.stochastic:
         size = min(size, count)
     counted = _Counted(prior)
     clock = time.monotonic()
     finished: list[Tensor] = []
     interrupted, calls, backward = False, 0, 0
-    total = draws * count
-    with _progress(solver, total, size, progress) as advance:
+    total = math.ceil(draws / kept) * count
+    with progress_bar(solver, draws * count, size * kept, progress) as advance:
         try:
             for first in range(0, total, size):
                 members = [divmod(index, count) for index in range(first, first + size)]
                 random = MemberRandom(seed, members)
                 chunk = _take(likelihood, members, count)
-                like = torch.empty(size, *shape, dtype=dtype, device=where)
+                inside = shape if cloud is None else (cloud, *shape)
+                like = torch.empty(size, *inside, dtype=dtype, device=where)
                 with torch.no_grad():
                     if started is not None:
-                        picked = started[[j for _, j in members]] if started.shape[0] > 1 else started.expand_as(like)
-                        x = picked.clone()
+                        picked = started[[j for _, j in members]] if started.shape[0] > 1 else started
+                        x = (picked if cloud is None else picked[:, None]).expand_as(like).clone()
                         if start_sigma is not None:
                             x = x + start_sigma * random.normal(like)
                     else:
@@ -137,16 +147,17 @@ def sample(
                         advance(step)
                         if on_step is not None:
                             on_step(step, x.detach().clone())
-                finished.append(x.detach())
+                finished.append(x.detach().reshape(size, kept, *shape))
                 calls, backward = counted.calls, counted.backward
                 _refuse_nonfinite(x, members[: total - first], solver)
         except KeyboardInterrupt:
-            whole = min(len(finished) * size // count, draws)
+            whole = min(len(finished) * size // count * kept, draws)
             if whole == 0:
                 raise
             warnings.warn(f"Interrupted: {whole} of {draws} draws are finished and kept.", stacklevel=2)
             draws, interrupted = whole, True
-    result = torch.cat(finished)[: draws * count].reshape(draws, count, *shape)
+    clouds = torch.cat(finished)[: math.ceil(draws / kept) * count].reshape(-1, count, kept, *shape)
+    result = clouds.transpose(1, 2).reshape(-1, count, *shape)[:draws]
     if likelihood is None or not likelihood.batched:
         result = result[:, 0]
     record: dict[str, Any] = {
@@ -162,35 +173,39 @@ def sample(
         "start": describe(start),
         "start_sigma": describe(start_sigma),
         "dtype": str(dtype).removeprefix("torch."),
-        "nfe": calls // len(finished),
-        "nfe_backward": backward // len(finished),
+        # Network evaluations for one returned draw: a cloud that gives one draw pays for all of its particles.
+        "nfe": calls // len(finished) * (cloud or 1) // kept,
+        "nfe_backward": backward // len(finished) * (cloud or 1) // kept,
+        "cloud": cloud,
+        "dependent": dependent,
         "seconds": round(time.monotonic() - clock, 3),
         "interrupted": interrupted,
         "environment": environment(where),
     }
-    return Posterior(result, record, _label(solver, prior, guessed=likelihood is not None or start is None))
+    label = _label(solver, prior, guessed=likelihood is not None or start is None)
+    return Posterior(result, record, f"{label} {DEPENDENT}" if dependent else label)
 
 
-def default_micro_batch(in_shape: Sequence[int]) -> int:
-    """The power of two, 1 to 16, that keeps a batch within 2^18 values: it depends on the shape alone.
+def default_micro_batch(in_shape: Sequence[int], particles: int = 1) -> int:
+    """The power of two, 1 to 16, that keeps a batch within 2^18 values: it depends on shape and particles alone.
 
     The last batch is filled up, so that a large one would cost a few draws of small images as much as many.
 
-    >>> default_micro_batch((3, 256, 256)), default_micro_batch((3, 64, 64)), default_micro_batch((1, 28, 28))
-    (1, 16, 16)
+    >>> default_micro_batch((3, 256, 256)), default_micro_batch((3, 64, 64)), default_micro_batch((1, 28, 28), 64)
+    (1, 16, 4)
     """
-    fitting = 2**18 // math.prod(in_shape)
+    fitting = 2**18 // (math.prod(in_shape) * particles)
     return min(2 ** (fitting.bit_length() - 1), 16) if fitting else 1
 
 
-def batch_size(micro_batch: int | None, in_shape: Sequence[int]) -> int:
+def batch_size(micro_batch: int | None, in_shape: Sequence[int], particles: int = 1) -> int:
     """The members per batch that were asked for, or the default.
 
     Raises:
         ValueError: for anything but a whole number from 1 on, or None.
     """
     if micro_batch is None:
-        return default_micro_batch(in_shape)
+        return default_micro_batch(in_shape, particles)
     if isinstance(micro_batch, bool) or not isinstance(micro_batch, numbers.Integral) or micro_batch < 1:
         raise ValueError(f"micro_batch is {micro_batch!r}: expected a whole number from 1 on.")
     return int(micro_batch)
@@ -315,32 +330,3 @@ def _refuse_nonfinite(x: Tensor, members: list[tuple[int, int]], solver: Solver)
                 f"Draw {draw} of measurement {measurement} is not finite: {type(solver).__name__} diverged; "
                 "use a smaller step (zeta, lam) or more steps."
             )
-
-
-@contextmanager
-def _progress(solver: Solver, total: int, size: int, wanted: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr with draws done and time left; nothing where stderr is not a terminal."""
-    steps = getattr(solver, "steps", None) or getattr(solver, "iterations", None)
-    if not wanted or not sys.stderr.isatty() or steps is None:
-        yield lambda step: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn(type(solver).__name__),
-        BarColumn(),
-        TextColumn("{task.fields[done]}/{task.fields[draws]} draws"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        chunks = math.ceil(total / size)
-        task = bar.add_task("", total=chunks * steps, done=0, draws=total)
-        calls = 0
-
-        def advance(step: int) -> None:
-            nonlocal calls
-            calls += 1
-            bar.update(task, completed=calls, done=min(calls // steps * size, total))
-
-        yield advance

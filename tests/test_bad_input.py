@@ -50,7 +50,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def reached(*_: object, **__: object) -> None:
         raise AssertionError("the computation began")
 
-    monkeypatch.setattr(sampling, "_progress", reached)
+    monkeypatch.setattr(sampling, "progress_bar", reached)
     return tmp_path
 
 

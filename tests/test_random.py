@@ -34,6 +34,15 @@ def test_numbers_are_standard_normal_and_poisson():
     assert abs(float(counts.var()) - 3) < 0.06
 
 
+def test_uniform_numbers_have_a_stream_of_each_member():
+    like = torch.empty(50, 2000, dtype=torch.float64)
+    numbers = MemberRandom(0, [(k, 0) for k in range(50)]).uniform(like)
+    assert numbers.dtype == torch.float64
+    assert 0 <= float(numbers.min()) < 1e-3 < 1 - 1e-3 < float(numbers.max()) < 1
+    assert abs(float(numbers.mean()) - 0.5) < 5e-3
+    assert torch.equal(MemberRandom(0, [(7, 0)]).uniform(like[:1])[0], numbers[7])
+
+
 def test_golden_values_hold_across_versions():
     """Changing these changes every published draw."""
     noise = MemberRandom(0, [(0, 0), (5, 2)]).normal(torch.empty(2, 2))
@@ -51,5 +60,6 @@ def test_seeds_that_are_none_are_refused(seed):
 
 
 def test_a_batch_of_another_size_is_refused():
-    with pytest.raises(ValueError, match="has 3 members: expected 2"):
-        MemberRandom(0, [(0, 0), (1, 0)]).normal(torch.empty(3, 4))
+    for kind in ("normal", "uniform"):
+        with pytest.raises(ValueError, match="has 3 members: expected 2"):
+            getattr(MemberRandom(0, [(0, 0), (1, 0)]), kind)(torch.empty(3, 4))

@@ -246,11 +246,14 @@ class DiffusionSolver:
 
     def start(self, likelihood: Likelihood | None, denoiser: Prior, like: Tensor, random: MemberRandom) -> Tensor:
         """0.5 + sigma_max * eps; for a prior of limited range the regularised inverse of y instead of 0.5."""
-        first = self.levels(denoiser)[0]
+        return self.centre(likelihood, denoiser, like) + self.levels(denoiser)[0] * random.normal(like)
+
+    def centre(self, likelihood: Likelihood | None, denoiser: Prior, like: Tensor) -> Tensor:
+        """What the noise is added to at the start, in the shape of like, (b, *in_shape)."""
         centre = torch.full_like(like, 0.5)
         if likelihood is not None and self.heuristic(denoiser) and isinstance(likelihood.operator, LinearOperator):
-            centre = likelihood.prox(centre, PIXEL_STD**-2)
-        return centre + first * random.normal(like)
+            return likelihood.prox(centre, PIXEL_STD**-2)
+        return centre
 
 
 @dataclass(frozen=True)
