@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import sys
 import time
@@ -47,8 +46,14 @@ def tensorboard_writer(folder: Path) -> Any:
     return SummaryWriter(str(folder))
 
 
+def _line(row: Mapping[str, Any], family: str) -> str:
+    """A row for a reader: the files beside it hold all digits."""
+    said = [f"{key} = {value:.4g}" if isinstance(value, float) else f"{key} = {value}" for key, value in row.items()]
+    return f"{family}: {', '.join(said)}"
+
+
 class Log:
-    """Progress on stderr's terminal, else one JSON line an interval on stdout; rows to TensorBoard where it is given.
+    """Progress on stderr's terminal, else a line an interval on stdout; rows to TensorBoard where it is given.
 
     Args:
         images: how many images a step trains on.
@@ -78,7 +83,7 @@ class Log:
     def row(self, row: Mapping[str, Any], family: str) -> None:
         """Figures of an interval, under the name of their family."""
         if self.bar is None and not self.quiet:
-            print(json.dumps(row), flush=True)
+            print(_line(row, family), flush=True)
         if self.writer is not None:
             for key, value in row.items():
                 if key != "step" and isinstance(value, (int, float)):

@@ -53,6 +53,7 @@ class Run:
         self.settings, self.world, self.sources, self.images = settings, world, sources, images
         self.out = Path(settings["out"])
         self.checkpoint = self.out / "last.pt"
+        self.path = self.out / f"{settings['name']}.safetensors"
         self.objective: Objective = build(settings)
         self.network = self.objective.network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.steppers = optimizers(self.network, settings["optimizer"], settings["lr"], settings["weight_decay"])
@@ -194,7 +195,7 @@ class Run:
         """Validate, write the file of the best average so far, and return the figures."""
         best: tuple[float, int, dict[str, float]] = (-math.inf, len(self.keeps) - 1, {})
         row: dict[str, Any] = {"step": self.done}
-        path = self.out / f"{self.settings['name']}.safetensors"
+        path = self.path
         for n, keep in enumerate(self.keeps):
             if held is None:
                 break
@@ -222,7 +223,7 @@ class Run:
         with self.autocast():
             row |= validate.band_losses(self.objective, held, tuple(self.settings["sigma_range"]))
         self.objective.runner = runner
-        self.scores.append(row)
+        self.scores = [*(known for known in self.scores if known["step"] != self.done), row]
         count = self.settings["sheets"]
         if count:
             folder = self.out / "sheets"
@@ -306,8 +307,13 @@ def run(settings: dict[str, Any]) -> bool:
         with logging(settings["steps"], state.done, settings["batch"], **options) as log:
             for note in notes:
                 log.say(note)
-            if state.done:
-                log.say(f"resumed at step {state.done}")
+            if state.done >= settings["steps"] and state.path.exists():
+                log.say(
+                    f"This run was finished at step {state.done}, and {state.path} holds its prior: raise steps= to go "
+                    f"on, or use another out= to begin anew."
+                )
+            elif state.done:
+                log.say(f"This run goes on from step {state.done}.")
             stopped = _steps(state, crops, held, log, stop)
             if stopped:
                 log.say(f"Stopped at step {state.done}; the same command goes on from there.")
@@ -319,7 +325,7 @@ def run(settings: dict[str, Any]) -> bool:
 
 
 def _validate(state: Run, held: Tensor | None, log: Log) -> None:
-    if not (state.scores and state.scores[-1]["step"] == state.done):
+    if not (state.path.exists() and state.scores and state.scores[-1]["step"] == state.done):
         row = state.write(held)
         write_rows(state.out / "validation.csv", state.scores)
         log.row(row, "validation")

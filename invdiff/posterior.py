@@ -128,7 +128,7 @@ class Posterior:
         Raises:
             FileNotFoundError: if the folder of the file does not exist.
         """
-        from safetensors.torch import save_file
+        from .priors.weights import write_safetensors
 
         target = Path(path)
         if not target.parent.is_dir():
@@ -136,7 +136,7 @@ class Posterior:
         temporary = target.with_name(target.name + ".part")
         metadata = {"record": json.dumps(self.record), "label": self.label}
         try:
-            save_file({"draws": self.draws.detach().cpu().contiguous()}, str(temporary), metadata=metadata)
+            write_safetensors(temporary, {"draws": self.draws.detach().cpu().contiguous()}, metadata)
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)

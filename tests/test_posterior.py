@@ -53,6 +53,8 @@ def test_save_and_load(tmp_path):
     assert (loaded.record, loaded.label) == ({"seed": 7}, "label")
     np.testing.assert_array_equal(np.asarray(loaded), original.draws.numpy())
     assert [path.name for path in tmp_path.iterdir()] == ["posterior"]
+    (tmp_path / "other").touch()
+    assert (tmp_path / "posterior").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_what_is_no_posterior_is_refused(tmp_path):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["fill", "load_state_dict", "read_prior", "save_prior"]
+__all__ = ["fill", "load_state_dict", "read_prior", "save_prior", "write_safetensors"]
 
 # Training scripts put the weights beside other entries under one of these names.
 _CONTAINERS = ("state_dict", "params_ema", "params", "model_state_dict", "model", "net")
@@ -19,10 +19,18 @@ _CONTAINERS = ("state_dict", "params_ema", "params", "model_state_dict", "model"
 
 def save_prior(path: Path, state: Mapping[str, Tensor], network: dict[str, Any], card: dict[str, Any]) -> None:
     """Write weights in half precision with their network configuration and model card in the file's header."""
+    tensors = {k: v.detach().cpu().to(torch.float16).contiguous() for k, v in state.items()}
+    write_safetensors(path, tensors, {"network": json.dumps(network), "card": json.dumps(card)})
+
+
+def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file with the permissions of any other file: safetensors lets its owner alone read it."""
     from safetensors.torch import save_file
 
-    tensors = {k: v.detach().cpu().to(torch.float16).contiguous() for k, v in state.items()}
-    save_file(tensors, path, metadata={"network": json.dumps(network), "card": json.dumps(card)})
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata=metadata)
+    path.chmod(mode)
 
 
 def read_prior(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import sys
 
 import pytest
@@ -33,10 +32,10 @@ def test_rows_are_written_whole_with_every_column(tmp_path):
 def test_off_a_terminal_an_interval_is_a_line(capsys):
     with logging(10, 0, 4, quiet=False, progress=True, writer=None) as log:
         log.step(1, 0.5)
-        log.row({"step": 1, "loss": 0.5}, "training")
+        log.row({"step": 12345, "loss": 0.123456789012, "loss 0.01 to 0.03": 1 / 3, "lr": 1e-5}, "training")
         log.say("A sentence.")
     line, sentence = capsys.readouterr().out.splitlines()
-    assert json.loads(line) == {"step": 1, "loss": 0.5}
+    assert line == "training: step = 12345, loss = 0.1235, loss 0.01 to 0.03 = 0.3333, lr = 1e-05"
     assert sentence == "A sentence."
 
 

@@ -68,7 +68,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(folder, settings, monkeypatc
     assert not run(settings(change))
     assert "Stopped at step 4; the same command goes on from there." in capsys.readouterr().out
     assert run(settings(change))
-    assert "resumed at step 4" in capsys.readouterr().out
+    assert "This run goes on from step 4." in capsys.readouterr().out
     assert len(calls) == 6, "no step was done twice"
     assert same(weights(folder / "whole"), weights(folder / "out"))
     whole, cut = (list(csv.DictReader((folder / o / "log.csv").open())) for o in ("whole", "out"))
@@ -134,11 +134,32 @@ def test_a_run_can_be_prolonged_and_its_decay_moves(folder, settings):
     assert load_natural(folder / "out" / "prior.safetensors").card["steps"] == 6
 
 
-def test_a_finished_run_is_left_as_it_is(folder, settings):
+def test_a_finished_run_is_left_as_it_is_and_says_so(folder, settings, capsys):
     run(settings("validate_every=2"))
+    assert "finished" not in capsys.readouterr().out
     before = (folder / "out" / "prior.safetensors").read_bytes()
     run(settings("validate_every=2"))
     assert (folder / "out" / "prior.safetensors").read_bytes() == before
+    said = capsys.readouterr().out
+    assert "This run was finished at step 6, and " in said
+    assert "prior.safetensors holds its prior: raise steps= to go on" in said
+    (folder / "out" / "prior.safetensors").unlink()
+    run(settings("validate_every=2"))
+    assert (folder / "out" / "prior.safetensors").exists()
+    assert "finished" not in capsys.readouterr().out
+    run(settings("validate_every=2", "steps=8"))
+    assert "This run goes on from step 6." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_the_files_it_writes_are_as_open_as_any_other(folder, settings, mask, mode):
+    before = os.umask(mask)
+    try:
+        run(settings("steps=2", "decay=1"))
+    finally:
+        os.umask(before)
+    for name in ("prior.safetensors", "last.pt", "log.csv", "validation.csv"):
+        assert (folder / "out" / name).stat().st_mode & 0o777 == mode
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_last_checkpoint(folder, settings):
