@@ -137,6 +137,50 @@ class PointSolver:
         return list(levels.to(like).expand(-1, like.shape[0]))
 
 
+def require_svd(solver: object, likelihood: Likelihood) -> None:
+    """Refuse an operator without an SVD, and noise that is not Gaussian with one sigma per measurement."""
+    name, operator, noise = type(solver).__name__, likelihood.operator, likelihood.noise
+    if not isinstance(operator, Spectral):
+        raise CapabilityError(
+            f"{name} needs an operator with an SVD; {type(operator).__name__} has none. "
+            f"{'Use DPS, PnPADMM or PnPHQS' if isinstance(operator, LinearOperator) else 'Use DPS'}."
+        )
+    if not isinstance(noise, GaussianNoise) or noise.member_sigma(likelihood.batched_y) is None:
+        gaussian = isinstance(noise, GaussianNoise)
+        raise CapabilityError(
+            f"{name} needs GaussianNoise with one sigma per measurement; this one has "
+            f"{'a sigma per pixel' if gaussian else type(noise).__name__}. "
+            f"Use {'DPS or PnPADMM' if gaussian else 'PnPADMM or REDFP'}."
+        )
+
+
+class SingularCoordinates:
+    """The measurement in the singular coordinates of its operator.
+
+    Args:
+        likelihood: one that `require_svd` lets pass.
+        like: a tensor of the dtype and device to work in.
+
+    Attributes:
+        operator: A, with u, v, ut and vt.
+        seen: where s > 0, in the shape of coordinates.
+        ybar: u^T y / s, 0 where s = 0.
+        noise: the standard deviation sigma_y / s of ybar, inf where s = 0.
+    """
+
+    def __init__(self, likelihood: Likelihood, like: Tensor) -> None:
+        assert isinstance(likelihood.operator, Spectral)
+        assert isinstance(likelihood.noise, GaussianNoise)
+        self.operator = likelihood.operator
+        y = likelihood.batched_y.to(like)
+        coordinates = self.operator.ut(y)
+        inverse = self.operator.inverse_singular(coordinates)
+        sigma = likelihood.noise.like(y).reshape(-1, *(1,) * (coordinates.ndim - 1))
+        self.seen = inverse > 0
+        self.ybar = inverse * coordinates
+        self.noise = torch.where(self.seen, sigma * inverse, torch.inf)
+
+
 def noise_level(likelihood: Likelihood) -> Tensor:
     """The noise of each measurement in image units, (m,): the mean sigma, or for photons the mean of sqrt(gain y)."""
     y = likelihood.batched_y.double().cpu()

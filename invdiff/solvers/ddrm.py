@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 
 from ..likelihood import Likelihood
-from ..noise import GaussianNoise
-from ..operators import LinearOperator, Spectral
 from ..priors.base import Prior
 from ..random import MemberRandom
-from .base import CapabilityError, DiffusionSolver, Margins
+from .base import CapabilityError, DiffusionSolver, Margins, SingularCoordinates, require_svd
 
 __all__ = ["DDRM"]
 
@@ -69,19 +67,7 @@ class DDRM(DiffusionSolver):
         super().check(likelihood, denoiser)
         if likelihood is None:
             raise CapabilityError("DDRM needs a likelihood: to draw from the prior alone use DDPM or Heun.")
-        if not isinstance(likelihood.operator, Spectral):
-            raise CapabilityError(
-                f"DDRM needs an operator with an SVD; {type(likelihood.operator).__name__} has none. "
-                f"{'Use DPS, PnPADMM or PnPHQS' if isinstance(likelihood.operator, LinearOperator) else 'Use DPS'}."
-            )
-        noise = likelihood.noise
-        if not isinstance(noise, GaussianNoise) or noise.member_sigma(likelihood.batched_y) is None:
-            gaussian = isinstance(noise, GaussianNoise)
-            raise CapabilityError(
-                "DDRM needs GaussianNoise with one sigma per measurement; this one has "
-                f"{'a sigma per pixel' if gaussian else type(noise).__name__}. "
-                f"Use {'DPS or PnPADMM' if gaussian else 'PnPADMM or REDFP'}."
-            )
+        require_svd(self, likelihood)
 
     def start(self, likelihood: Likelihood | None, denoiser: Prior, like: Tensor, random: MemberRandom) -> Tensor:
         """0.5 + sigma_max eps, moved to ybar + sqrt(sigma_max^2 - sigma_y^2 / s^2) eps where y is the less noisy."""
@@ -107,20 +93,8 @@ class DDRM(DiffusionSolver):
             yield x
 
 
-class _Measured:
-    """The measurement in the singular coordinates of its operator: ybar, and the noise sigma_y / s it carries."""
-
-    def __init__(self, likelihood: Likelihood, like: Tensor) -> None:
-        assert isinstance(likelihood.operator, Spectral)
-        assert isinstance(likelihood.noise, GaussianNoise)
-        self.operator = likelihood.operator
-        y = likelihood.batched_y.to(like)
-        coordinates = self.operator.ut(y)
-        inverse = self.operator.inverse_singular(coordinates)
-        sigma = likelihood.noise.like(y).reshape(-1, *(1,) * (coordinates.ndim - 1))
-        self.seen = inverse > 0
-        self.ybar = inverse * coordinates
-        self.noise = torch.where(self.seen, sigma * inverse, torch.inf)
+class _Measured(SingularCoordinates):
+    """The measurement in singular coordinates, and how DDRM moves there."""
 
     def move(self, solver: DDRM, x0: Tensor, free: Tensor, eps: Tensor, t: float, keep: float) -> Tensor:
         v, vt = self.operator.v, self.operator.vt
