@@ -142,7 +142,7 @@ def test_a_wrapped_prior_is_described() -> None:
 def test_an_exact_prior_by_its_numbers() -> None:
     first, same, other = (priors.GaussianPrior.power_law((1, 3, 3), std=s) for s in (0.1, 0.1, 0.2))
     assert describe(first) == describe(same) != describe(other)
-    assert json.loads(json.dumps(describe(first)))["mixture"]["covariances"]["shape"] == [1, 9, 9]
+    assert json.loads(json.dumps(describe(first)))["mixture"]["power"]["shape"] == [3, 3]
 
 
 PAIRS: dict[str, tuple[Operator, Operator, Operator]] = {

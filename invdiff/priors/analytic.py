@@ -16,158 +16,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ..likelihood import Likelihood
-from ..noise import GaussianNoise
-from ..operators import LinearOperator
 from .base import Prior, check_sigma, lies_on
+from .mixtures import GaussianMixture, IsotropicMixture, Mixture
+from .stationary import StationaryGaussian
 
 __all__ = ["GaussianMixture", "GaussianMixturePrior", "GaussianPrior"]
-
-_LARGEST = 8192
-
-
-@dataclass(frozen=True)
-class GaussianMixture:
-    """The distribution sum_k w_k N(m_k, C_k) over images of shape `shape`; one component makes it a Gaussian.
-
-    Args:
-        shape: image shape without batch axis, n values in all.
-        weights: (k,), positive, sum 1.
-        means: (k, n).
-        covariances: (k, n, n), symmetric and not negative definite.
-    """
-
-    shape: tuple[int, ...]
-    weights: Tensor
-    means: Tensor
-    covariances: Tensor
-
-    @cached_property
-    def eigen(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues (k, n), held at or above 0, and eigenvectors (k, n, n) of the covariances."""
-        values, vectors = torch.linalg.eigh(self.covariances)
-        return values.clamp_min(0), vectors
-
-    @property
-    def mean(self) -> Tensor:
-        """The exact mean, (*shape)."""
-        return (self.weights @ self.means).reshape(self.shape)
-
-    @cached_property
-    def covariance(self) -> Tensor:
-        """The exact covariance, (n, n)."""
-        centred = self.means - self.weights @ self.means
-        between = torch.einsum("k,ki,kj->ij", self.weights, centred, centred)
-        return torch.einsum("k,kij->ij", self.weights, self.covariances) + between
-
-    @property
-    def std(self) -> Tensor:
-        """The exact pixel-wise standard deviation, (*shape)."""
-        return self.covariance.diagonal().clamp_min(0).sqrt().reshape(self.shape)
-
-    def sample(self, n: int, seed: int = 0) -> Tensor:
-        """n independent samples, (n, *shape)."""
-        generator = torch.Generator().manual_seed(seed)
-        component = torch.multinomial(self.weights.cpu(), n, replacement=True, generator=generator)
-        noise = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64).to(self.means)
-        values, vectors = self.eigen
-        out = torch.empty_like(noise)
-        for k in range(len(self.weights)):
-            chosen = component == k
-            out[chosen] = self.means[k] + (noise[chosen] * values[k].sqrt()) @ vectors[k].T
-        return out.reshape(n, *self.shape)
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """log density of each member of x, (b,).
-
-        Raises:
-            ValueError: if a covariance is singular, where there is no density.
-        """
-        values, _ = self.eigen
-        if bool((values <= 1e-14 * values.max()).any()):
-            raise ValueError(
-                "The distribution has no density: a covariance is singular (an exact measurement fixes x)."
-            )
-        return torch.logsumexp(self.log_components(x.to(self.means), 0.0), dim=1)
-
-    def log_components(self, x: Tensor, variance: Tensor | float) -> Tensor:
-        """log w_k N(x; m_k, C_k + variance I), (b, k), with variance one number or (b,)."""
-        coordinates, values = self.coordinates(x)
-        total = values + (variance[:, None, None] if isinstance(variance, Tensor) else variance)
-        total = total.reshape(-1, *values.shape)
-        energy = (coordinates**2 / total).sum(2) + total.log().sum(2)
-        return self.weights.log() - 0.5 * (energy + values.shape[1] * math.log(2 * math.pi))
-
-    def coordinates(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x - m_k in the eigenvectors of every component, (b, k, n), and the eigenvalues, (k, n)."""
-        values, vectors = self.eigen
-        centred = x.reshape(x.shape[0], 1, -1) - self.means
-        # BLAS may round differently with the batch size, so equal bits need the same micro-batches; see `sample`.
-        return torch.einsum("bkj,kji->bki", centred, vectors), values
-
-    def condition(self, likelihood: Likelihood) -> GaussianMixture:
-        """The exact posterior given one measurement of a linear operator with Gaussian noise.
-
-        Raises:
-            ValueError: if the operator is not linear, the noise not Gaussian, or there are several measurements.
-        """
-        operator, noise = likelihood.operator, likelihood.noise
-        if not isinstance(operator, LinearOperator) or not isinstance(noise, GaussianNoise):
-            raise ValueError(
-                f"The exact posterior needs a linear operator and GaussianNoise: got {type(operator).__name__} "
-                f"and {type(noise).__name__}."
-            )
-        if likelihood.measurements != 1:
-            raise ValueError(
-                f"The exact posterior is of one measurement at a time: got {likelihood.measurements}; use take()."
-            )
-        y = likelihood.batched_y.to(self.means)
-        matrix = _dense(operator, y)
-        variance = (noise.like(y) ** 2).expand_as(y).flatten()
-        weights, means, covariances = [], [], []
-        for k in range(len(self.weights)):
-            cross = self.covariances[k] @ matrix.T
-            innovation = matrix @ cross + torch.diag(variance)
-            residual = y.flatten() - matrix @ self.means[k]
-            if bool((variance == 0).any()):
-                # Without noise the innovation can be singular; its pseudo-inverse conditions on what is measured.
-                gain = cross @ torch.linalg.pinv(innovation, hermitian=True)
-                evidence = torch.zeros((), dtype=torch.float64)
-                if len(self.weights) > 1:
-                    raise ValueError("The exact posterior of a mixture needs a sigma above 0.")
-            else:
-                factor = torch.linalg.cholesky(innovation)
-                gain = torch.cholesky_solve(cross.T, factor).T
-                white = torch.linalg.solve_triangular(factor, residual[:, None], upper=False)
-                evidence = -0.5 * (white**2).sum() - factor.diagonal().log().sum()
-            covariance = self.covariances[k] - gain @ cross.T
-            weights.append(self.weights[k].log() + evidence)
-            means.append(self.means[k] + gain @ residual)
-            covariances.append((covariance + covariance.T) / 2)
-        return GaussianMixture(
-            self.shape, torch.stack(weights).softmax(0), torch.stack(means), torch.stack(covariances)
-        )
-
-
-def _dense(operator: LinearOperator, like: Tensor) -> Tensor:
-    size = math.prod(operator.in_shape)
-    if size > _LARGEST:
-        raise ValueError(f"The exact posterior works with dense matrices: {size} values are more than {_LARGEST}.")
-    basis = torch.eye(size, dtype=torch.float64, device=like.device).reshape(size, *operator.in_shape)
-    columns = operator.take(torch.zeros(size, dtype=torch.long)).forward(basis)
-    return columns.reshape(size, -1).T.to(like)
 
 
 class _AnalyticPrior(Prior):
     """Shared by the exact priors: they hold a mixture in float64 and answer in the dtype of their input."""
 
-    def __init__(self, mixture: GaussianMixture) -> None:
+    def __init__(self, mixture: Mixture) -> None:
         self.mixture = mixture
         self.in_shape = mixture.shape
         self.sigma_range = (0.0, math.inf)
@@ -191,7 +55,7 @@ class _AnalyticPrior(Prior):
         """log p(x0) of each member, (b,)."""
         return self.mixture.log_prob(x)
 
-    def posterior(self, likelihood: Likelihood) -> GaussianMixture:
+    def posterior(self, likelihood: Likelihood) -> Mixture:
         """The exact posterior given a linear measurement with Gaussian noise (module docstring)."""
         return self.mixture.condition(likelihood)
 
@@ -209,7 +73,7 @@ class _AnalyticPrior(Prior):
             return self
         copy: _AnalyticPrior = object.__new__(type(self))
         copy.__dict__.update(self.__dict__)
-        copy.mixture = GaussianMixture(m.shape, m.weights.to(device), m.means.to(device), m.covariances.to(device))
+        copy.mixture = m.to(device)
         return copy
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -225,17 +89,9 @@ class _AnalyticPrior(Prior):
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """E[x0 | x0 + sigma * eps = x] = sum_k r_k(x) (m_k + C_k (C_k + sigma^2)^-1 (x - m_k))."""
         wide = x.to(self.mixture.means)
-        variance = sigma.to(wide) ** 2
         # With no noise the image is its own estimate; the tiny variance keeps singular directions defined.
-        variance = variance.clamp_min(1e-30)
-        coordinates, values = self.mixture.coordinates(wide)
-        shrunk = coordinates * (values / (values + variance[:, None, None]))
-        _, vectors = self.mixture.eigen
-        means = self.mixture.means + torch.einsum("bki,kji->bkj", shrunk, vectors)
-        if len(self.mixture.weights) == 1:
-            return means[:, 0].reshape(x.shape).to(x)
-        share = self.mixture.log_components(wide, variance).softmax(1)
-        return torch.einsum("bk,bkj->bj", share, means).reshape(x.shape).to(x)
+        variance = (sigma.to(wide) ** 2).clamp_min(1e-30)
+        return self.mixture.denoise(wide.flatten(1), variance).reshape(x.shape).to(x)
 
 
 class GaussianPrior(_AnalyticPrior):
@@ -284,13 +140,25 @@ class GaussianPrior(_AnalyticPrior):
         """
         height, width = power.shape
         channels = torch.ones(1, 1) if channel_covariance is None else channel_covariance
-        row = torch.fft.ifft2(power.double()).real
-        i, j = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-        i, j = i.flatten(), j.flatten()
-        spatial = row[(i[:, None] - i) % height, (j[:, None] - j) % width]
-        spatial = (spatial + spatial.T) / 2
-        full = torch.full((len(channels), height, width), 0.0, dtype=torch.float64) + torch.as_tensor(mean).double()
-        return cls(full, torch.kron(channels.double().contiguous(), spatial))
+        channels = channels.to(power.device).double()
+        wide = power.double()
+        # The real part of the modes: a power that is not even in frequency counts as the mean of both signs.
+        mirrored = wide.flip(0, 1).roll((1, 1), (0, 1))
+        even = (wide + mirrored) / 2
+        lowest = float(even.min())
+        if lowest < -1e-8 * float(even.max()):
+            raise ValueError(f"power holds {lowest:.3g}: expected eigenvalues, none below 0.")
+        smallest = float(torch.linalg.eigvalsh(channels)[0])
+        if smallest < -1e-8 * float(channels.diagonal().max()):
+            raise ValueError(f"channel_covariance has the eigenvalue {smallest:.3g}: expected none below 0.")
+        full = torch.zeros(len(channels), height, width, dtype=torch.float64, device=power.device)
+        full = full + torch.as_tensor(mean, device=power.device).double()
+        one = torch.ones(1, dtype=torch.float64, device=power.device)
+        prior: GaussianPrior = object.__new__(cls)
+        _AnalyticPrior.__init__(
+            prior, StationaryGaussian(tuple(full.shape), one, full.reshape(1, -1), even.clamp_min(0), channels)
+        )
+        return prior
 
     @classmethod
     def power_law(
@@ -339,11 +207,13 @@ class GaussianMixturePrior(_AnalyticPrior):
         if weights.shape != (count,) or not bool((weights > 0).all()):
             raise ValueError(f"weights are {weights.tolist()}: expected {count} positive numbers, one per mean.")
         wide = covariances.double()
-        if wide.shape == (count,):
-            wide = wide[:, None, None] * torch.eye(n, dtype=torch.float64, device=wide.device)
-        if wide.shape != (count, n, n):
+        if wide.shape not in ((count, n, n), (count,)):
             raise ValueError(
                 f"covariances have shape {tuple(covariances.shape)}: expected ({count}, {n}, {n}) or ({count},)."
             )
         share = weights.double() / weights.double().sum()
-        super().__init__(GaussianMixture(tuple(means.shape[1:]), share, means.double().reshape(count, n), wide))
+        shape, flat = tuple(means.shape[1:]), means.double().reshape(count, n)
+        if wide.ndim == 3:
+            super().__init__(GaussianMixture(shape, share, flat, wide))
+        else:
+            super().__init__(IsotropicMixture(shape, share, flat, wide, flat.new_zeros(n, 0), flat.new_zeros(count, 0)))
