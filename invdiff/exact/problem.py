@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from ..priors.base import Prior
 __all__ = ["ExactPosterior", "Problem", "stream"]
 
 
-@runtime_checkable
 class ExactPosterior(Protocol):
     """What the laboratory knows of p(x | y), x of shape `shape`.
 
@@ -89,10 +88,14 @@ class Problem:
             raise ValueError(
                 f"The likelihood holds a batch of {self.likelihood.measurements}: a problem is one measurement."
             )
-        if not isinstance(self.posterior, ExactPosterior):
-            raise TypeError(
-                f"posterior is {type(self.posterior).__name__}: expected mean, std, covariance, sample and probability."
-            )
+        # Asked of the class: isinstance with a protocol would compute the covariance.
+        missing = [name for name in _NEEDED if not hasattr(type(self.posterior), name)]
+        if missing:
+            kind = type(self.posterior).__name__
+            raise TypeError(f"posterior is {kind}, without {', '.join(missing)}: expected all of ExactPosterior.")
+
+
+_NEEDED = ("mean", "std", "covariance", "sample", "probability")
 
 
 def stream(*key: int) -> torch.Generator:
