@@ -1,5 +1,8 @@
 """Every solver against a posterior known in closed form: `python -m benchmarks.posterior`.
 
+With --all the whole laboratory of `invdiff.exact` is run instead (`benchmarks.laboratory`); this is its small part that
+the docstrings of the solvers quote, and with --solvers it renews the rows of some of them.
+
 Images are 16x16 gray draws of a Gaussian prior of power 1/f^2 (pixel std 0.15, mean 0.5), the denoiser is the exact
 one, and sigma_y is 0.05. For a linear operator the posterior is Gaussian, with the mean and covariance of
 `GaussianPrior.posterior`. Reported per solver and operator, as means over the measurements:
@@ -9,7 +12,8 @@ one, and sigma_y is 0.05. For a linear operator the posterior is Gaussian, with 
     SW2         sliced 2-Wasserstein distance between the draws and as many exact draws, over the same std
     coverage    exact posterior probability of the draws' central 90 % interval, pixel by pixel
 
-The rows "exact" are two independent sets of exact draws: the floor of each figure at this number of draws.
+The rows "exact" are two independent sets of exact draws: the floor of each figure at this number of draws. The column
+"mode" says how the draws of a cloud of particles were taken: "one of 64" is one independent draw for each cloud.
 """
 
 from __future__ import annotations
@@ -18,8 +22,9 @@ import argparse
 import csv
 import math
 import platform
+import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +53,13 @@ CASES: dict[str, dict[str, Any]] = {
     "red_fp": {},
     "red_admm": {},
 }
+# A solver that draws and is not listed above is measured with its defaults.
+CASES |= {
+    name: {}
+    for name in solvers.names()
+    if name not in CASES and solvers.load(name).stochastic and not isinstance(solvers.load(name), solvers.PriorSampler)
+}
+RESULTS = Path(__file__).parent / "results" / "posterior.csv"
 
 
 def operators() -> dict[str, Operator]:
@@ -102,15 +114,15 @@ def run(cases: Iterable[str], measurements: int, draws: int) -> list[dict[str, f
             clock = time.monotonic()
             if case == "exact":
                 sets = [Posterior(exact.sample(draws, seed=4), {}) for exact in exacts]
-                nfe = 0
+                nfe, how = 0, "independent"
             else:
                 solver = solvers.load(case.split()[0], **CASES[case])
                 count = draws if solver.stochastic else 1
-                result = sample(solver, likelihood, prior, draws=count, seed=0, micro_batch=256)
+                result = sample(solver, likelihood, prior, draws=count, seed=0, micro_batch=batch(solver))
                 sets = [Posterior(result.draws[:, j], result.record, result.label) for j in range(measurements)]
-                nfe = result.record["nfe"]
+                nfe, how = result.record["nfe"], mode(result)
             figures = [verdict(s, e, r) for s, e, r in zip(sets, exacts, references, strict=True)]
-            row: dict[str, float | str] = {"operator": name, "solver": case, "nfe": nfe}
+            row: dict[str, float | str] = {"operator": name, "solver": case, "mode": how, "nfe": nfe}
             row |= {key: sum(f[key] for f in figures) / measurements for key in figures[0]}
             row |= {"measurements": measurements, "draws": draws, "seconds": round(time.monotonic() - clock, 1)}
             rows.append(row)
@@ -127,22 +139,54 @@ def line(row: dict[str, float | str]) -> str:
     return f"{row['operator']:<9}{row['solver']:<18}{row['nfe']:>6}{figures}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Solvers against an exact posterior.")
+def batch(solver: solvers.Solver) -> int:
+    """Members at a time: 256 draws, or as many clouds as hold 1,024 particles."""
+    particles = getattr(solver, "particles", None)
+    return 256 if particles is None else max(1, 1024 // particles)
+
+
+def mode(result: Posterior) -> str:
+    """How the draws hang together: "point", "independent", "one of 64" or "all of 64" particles of each cloud."""
+    if result.point:
+        return "point"
+    cloud = result.record.get("cloud")
+    if cloud is None:
+        return "independent"
+    return f"{'all' if result.record.get('dependent') else 'one'} of {cloud}"
+
+
+def merged(rows: list[dict[str, float | str]], path: Path) -> list[dict[str, str]]:
+    """New rows with those of other solvers that stand in the file, by operator and then in the order of CASES."""
+    text = [{k: f"{v:.4f}" if isinstance(v, float) else str(v) for k, v in row.items()} for row in rows]
+    fresh = {(row["operator"], row["solver"]) for row in text}
+    if path.exists():
+        with path.open(newline="") as handle:
+            standing = [row for row in csv.DictReader(handle) if row["solver"] in ("exact", *CASES)]
+        text += [row for row in standing if (row["operator"], row["solver"]) not in fresh]
+    order, places = ["exact", *CASES], list(operators())
+    return sorted(text, key=lambda row: (places.index(row["operator"]), order.index(row["solver"])))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    words = sys.argv[1:] if argv is None else list(argv)
+    if "--all" in words:
+        from . import laboratory
+
+        return laboratory.main([word for word in words if word != "--all"])
+    parser = argparse.ArgumentParser(description="Solvers against an exact posterior (--all: the whole laboratory).")
     parser.add_argument("--solvers", nargs="*", default=list(CASES), choices=list(CASES), metavar="NAME")
     parser.add_argument("--measurements", type=int, default=2)
     parser.add_argument("--draws", type=int, default=512)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "posterior.csv")
-    settings = parser.parse_args()
+    parser.add_argument("--out", type=Path, default=RESULTS, help="CSV; rows of other solvers in it stay")
+    settings = parser.parse_args(words)
     heads = ("mean err", "std", "SW2", "cover")
     print(f"{'operator':<9}{'solver':<18}{'NFE':>6}" + "".join(f"{head:>9}" for head in heads))
-    rows = run(settings.solvers, settings.measurements, settings.draws)
+    rows = merged(run(settings.solvers, settings.measurements, settings.draws), settings.out)
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     with settings.out.open("w", newline="") as handle:
         writer = csv.DictWriter(handle, rows[0].keys())
         writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()})
+        writer.writerows(rows)
     print(f"{settings.out.name}: {len(rows)} rows, torch {torch.__version__}, {platform.machine()}")
 
 
