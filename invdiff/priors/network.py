@@ -231,7 +231,7 @@ def from_network(
     if isinstance(time, str) and time not in ("fraction", "integer"):
         raise ValueError(f"time is {time!r}: expected fraction, integer or a function of the process's time.")
     if time is None:
-        time = _edm_time if predicts == "F" else "fraction"
+        time = edm_time if predicts == "F" else "fraction"
     process = _process(predicts, betas, alphas_bar, sigmas, schedule)
     if channels is None:
         channels = _first_channels(network, name)
@@ -258,7 +258,8 @@ def from_network(
     return prior
 
 
-def _edm_time(sigma: Tensor) -> Tensor:
+def edm_time(sigma: Tensor) -> Tensor:
+    """What EDM's networks are told: log(sigma) / 4 (Karras et al. 2022, table 1)."""
     return sigma.log() / 4
 
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from invdiff.priors import from_network, load_natural
+from invdiff.priors import from_network, load_natural, selftest
 from invdiff.priors.network import ConvertedPrior
-from invdiff.priors.parametrization import from_x0
+from invdiff.priors.parametrization import from_x0, input_scale
 from invdiff.priors.selftest import check
-from invdiff.process import Discrete
+from invdiff.process import EDM, VE, Discrete, Flow, Process, VPCosine, VPLinear
 from tests.priors.mnist_ddpm import digits_prior
 
 BETAS = torch.linspace(1e-4, 0.02, 1000)
@@ -26,18 +26,23 @@ def natural() -> Any:
     return load_natural(precision="float32")
 
 
-def disguised(natural: Any, kind: str, low: float, bgr: bool) -> Any:
-    """The shipped prior as a DDPM network of `kind`, for images between low and 1, perhaps in blue, green, red."""
-    process = Discrete.from_betas(BETAS)
+def disguised(natural: Any, kind: str, low: float, bgr: bool = False, process: Process | None = None) -> Any:
+    """The shipped prior as a network of `kind` (a DDPM) for images between low and 1, perhaps in blue, green, red."""
+    known = process or Discrete.from_betas(BETAS)
 
     def network(x: Tensor, t: Tensor) -> Tensor:
         time = t.double()
-        sigma = process.sigma(time)
-        z = (x / process.scale(time)[:, None, None, None]).float()
+        if kind == "F":
+            sigma = (4 * time).exp()
+            scale = input_scale("edm", sigma)
+        else:
+            sigma, scale = known.sigma(time).clamp_min(1e-6), known.scale(time)
+        z = (x / scale[:, None, None, None]).float()
         image = (z - low) / (1 - low)
         level = (sigma / (1 - low)).float().clamp(*natural.sigma_range)
         clean = natural(image.flip(1), level).flip(1) if bgr else natural(image, level)
-        return from_x0(kind, low + (1 - low) * clean, z, sigma)
+        output = from_x0(kind, low + (1 - low) * clean, z, sigma)
+        return output / scale.to(output)[:, None, None, None] if kind == "score" else output
 
     return network
 
@@ -59,6 +64,92 @@ RIGHT: dict[str, Any] = {"betas": BETAS, "channels": 3, "self_test": False, "pre
 def test_a_right_declaration_passes(natural: Any, kind: str, low: float, bgr: bool) -> None:
     network = disguised(natural, kind, low, bgr)
     assert warned(from_network(network, predicts=kind, data_range=(low, 1), bgr=bgr, **RIGHT)) == ""
+
+
+# VE as score_sde has it: images in [0, 1], the network is told its noise level.
+SONG = VE(0.01, 348.0)
+FAMILIES: dict[str, tuple[str, Process, float]] = {
+    "F": ("F", EDM(), -1.0),
+    "flow": ("flow", Flow(), -1.0),
+    "score of VE": ("score", SONG, 0.0),
+    "score of VP": ("score", VPLinear(), -1.0),
+    "eps of the cosine process": ("eps", VPCosine(), -1.0),
+    "v of the cosine process": ("v", VPCosine(), -1.0),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_right_declaration_of_every_family_passes(natural: Any, family: str) -> None:
+    kind, process, low = FAMILIES[family]
+    network = disguised(natural, kind, low, process=process)
+    settings = RIGHT | {"betas": None, "schedule": process, "data_range": (low, 1)}
+    assert warned(from_network(network, predicts=kind, **settings)) == ""
+
+
+@pytest.mark.parametrize(
+    ("family", "declared", "suspect"),
+    [
+        ("score of VE", "eps", "predicts='score' (not 'eps')"),
+        ("score of VE", "x0", "predicts='score' (not 'x0')"),
+        ("score of VP", "v", "predicts='score' (not 'v')"),
+        ("flow", "v", "predicts='flow' (not 'v')"),
+        ("flow", "eps", "predicts='flow' (not 'eps')"),
+        ("F", "x0", "predicts='F' (not 'x0')"),
+        ("F", "flow", "predicts='F' (not 'flow')"),
+        ("eps of the cosine process", "F", "predicts='eps' (not 'F')"),
+        ("v of the cosine process", "score", "predicts='v' (not 'score')"),
+    ],
+)
+def test_a_wrong_kind_is_recognised_in_every_family(natural: Any, family: str, declared: str, suspect: str) -> None:
+    kind, process, low = FAMILIES[family]
+    network = disguised(natural, kind, low, process=process)
+    settings = RIGHT | {"betas": None, "schedule": process, "data_range": (low, 1)}
+    assert f"better with {suspect}" in warned(from_network(network, predicts=declared, **settings))
+
+
+def test_two_mistakes_and_a_wrong_clock_are_recognised(natural: Any) -> None:
+    score = disguised(natural, "score", 0.0, process=SONG)
+    said = warned(from_network(score, predicts="eps", **RIGHT | {"betas": None, "schedule": SONG}))
+    assert "predicts='score' (not 'eps') and data_range=(0, 1) (not (-1, 1))" in said
+    flow = disguised(natural, "flow", -1.0, process=Flow())
+    said = warned(from_network(flow, predicts="eps", **RIGHT))
+    assert "predicts='flow' (not 'eps'), its schedule and time left out" in said
+
+
+def test_a_network_that_refuses_another_reading_is_tested_on_the_others(natural: Any) -> None:
+    network = disguised(natural, "eps", -1.0)
+
+    def table(x: Tensor, t: Tensor) -> Tensor:
+        if t.is_floating_point():
+            raise IndexError("a table wants whole numbers")
+        return network(x, t)
+
+    options = RIGHT | {"time": "integer"}
+    assert warned(from_network(table, predicts="eps", **options)) == ""
+    assert "predicts='eps' (not 'x0')" in warned(from_network(table, predicts="x0", **options))
+    reverse: Any = from_network(table, predicts="eps", **options | {"betas": BETAS.flip(0)})
+    assert "betas in the reverse order" in warned(reverse)
+    with pytest.raises(IndexError, match="a table wants whole numbers"):
+        check(from_network(table, predicts="eps", **RIGHT))
+
+
+def test_what_cannot_win_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a network that does not denoise the lowest levels are computed, once for every way to feed it."""
+    seen: list[int] = []
+
+    def untrained(x: Tensor, t: Tensor) -> Tensor:
+        seen.append(len(x))
+        return 0.1 * x.sin()
+
+    prior: Any = from_network(untrained, predicts="eps", **RIGHT)
+    sentence = "untrained does not denoise a test image"
+    assert sentence in warned(prior)
+    # Two images at two levels: as declared, another range, two ways of reversal, EDM's and the flow's.
+    assert seen == [4] * 6
+    monkeypatch.setattr(selftest, "SECONDS", 0.0)
+    seen.clear()
+    assert sentence in warned(prior)
+    assert seen == [4], "out of time, no other way is tried"
 
 
 @pytest.mark.parametrize(
