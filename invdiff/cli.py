@@ -1,4 +1,4 @@
-"""The command line: `invdiff restore`, `invdiff degrade` and `invdiff list`."""
+"""The command line: `invdiff restore`, `invdiff degrade`, `invdiff check` and `invdiff list`."""
 
 from __future__ import annotations
 
@@ -175,9 +175,40 @@ def _operator_options(context: typer.Context) -> dict[str, Any]:
     return {name: context.params[name] for name in OPTION_NAMES}
 
 
+@app.command()
+def check(
+    context: typer.Context,
+    solver: Annotated[str, typer.Argument(help="A solver of `invdiff list`, or module:Class of your own.")],
+    problem: Annotated[
+        list[str] | None,
+        _option("--prior-problem", help="A family of problems (`invdiff list`), a cell or a problem; may be repeated."),
+    ] = None,
+    full: Annotated[bool, _option("--full", help="All problems, not the quick subset: hours.")] = False,
+    out: Annotated[Path | None, _option("--out", help="Folder for table, verdict and picture; made here.")] = None,
+    settings: Annotated[
+        list[str] | None, _option("--set", help="A setting of the solver, such as solver.steps=20; may be repeated.")
+    ] = None,
+    draws: Annotated[int, _option("--draws", help="Number of draws for each problem, from 39 on.")] = 256,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Check a solver where the posterior is known exactly: can its spread be used as an error bar?"""
+    commands.check(
+        solver,
+        names=problem or [],
+        full=full,
+        draws=draws,
+        seed=seed,
+        settings=settings or [],
+        out=out,
+        overwrite=overwrite,
+        command=context.obj,
+    )
+
+
 @app.command("list")
 def list_names() -> None:
-    """List operators, priors and solvers with one line each."""
+    """List operators, priors, solvers and the problems of check with one line each."""
     commands.list_names()
 
 
@@ -191,6 +222,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if code == 130:  # how Typer passes Ctrl-C on
                 raise KeyboardInterrupt
             return code if isinstance(code, int) else 0
+        except commands.Interrupted as interruption:
+            return _say(f"Interrupted: {interruption}", 130)
         except KeyboardInterrupt:
             return _say("Interrupted: nothing was written.", 130)
         except (TypeError, ValueError, OSError, ImportError) as error:

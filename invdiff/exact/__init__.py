@@ -3,10 +3,13 @@
 for problem in problems("mixture25"):
     draws = sample(solver, problem.likelihood, problem.prior, draws=2000).draws
     sliced_wasserstein(draws, problem.posterior.sample(2000))
+
+check(solver) runs a solver on a listed part of it and says in words whether its spread can be used as an error bar.
 """
 
 from __future__ import annotations
 
+from .check import Report, check
 from .distances import bootstrap, bootstrap_mean, energy_distance, floor, sliced_wasserstein
 from .problem import ExactPosterior, Problem
 from .problems import FAMILIES, problems
@@ -15,8 +18,10 @@ __all__ = [
     "FAMILIES",
     "ExactPosterior",
     "Problem",
+    "Report",
     "bootstrap",
     "bootstrap_mean",
+    "check",
     "energy_distance",
     "floor",
     "problems",

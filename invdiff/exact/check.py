@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib
 import math
 import numbers
+import os
 import sys
 import traceback
 import warnings
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +29,7 @@ from ..posterior import Posterior
 from ..record import describe, environment
 from ..report import output_folder, write_json
 from ..sampling import sample
+from ..solvers import load as load_solver
 from ..solvers.base import CapabilityError, Solver
 from .measure import Exact, mode
 from .pictures import Shown, picture, show
@@ -35,13 +39,20 @@ from .verdict import FIGURES, Outcome, judge, overall
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["DRAWS", "QUICK", "Report", "check", "run"]
+__all__ = ["DRAWS", "QUICK", "Report", "check", "load", "names", "run", "select"]
 
 # The fixed subset: one problem of each kind, small enough that a solver of 1,000 steps is through in minutes.
 QUICK = (
     *(f"gaussian/16x16 gray {operator} 0.05/0" for operator in ("inpaint", "blur", "down4", "denoise", "reflect")),
     *("mixture25/d=8 dy=1/0", "mixture25/d=8 dy=4/0", "mixture16/A1 0.2/0", "mixture16/A2 0.2/0"),
 )
+_FAMILIES = {
+    "gaussian": "images of power 1/f^2: missing pixels, blur, reduction, gray, noise; one mode, known in closed form",
+    "mixture25": "25 modes on a grid in 8 to 800 dimensions, of which 1, 2 or 4 are measured",
+    "mixture16": "two modes in 2 of 16 dimensions, measured (A2) or not (A1)",
+    "heavy": "walks of 64 Laplace or Student increments: heavy tails, by Gibbs sampling",
+    "nonlinear": "phase retrieval and clipping of a mixture of Gaussians in 2 dimensions, by a grid",
+}
 DRAWS = 256
 # Below this many draws a 95 % interval does not exist, and the floor hides everything.
 _LEAST = 39
@@ -101,29 +112,33 @@ class Report:
         some = f", {len(ran[::step])} of {len(ran)} problems" if step > 1 else ""
         return picture(ran[::step], self.shown, f"{self.solver['name']} against exact posteriors{some}")
 
-    def save(self, folder: str | Path, *, overwrite: bool = False, command: str | None = None) -> None:
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write check.csv, verdict.txt, check.png (where anything ran) and record.json into a folder.
 
         Raises:
             OSError: the folder is a file, is not empty without `overwrite`, or cannot be written.
         """
         with output_folder(folder, overwrite=overwrite) as stage:
-            rows = self.rows()
-            with (stage / "check.csv").open("w", newline="") as handle:
-                writer = csv.DictWriter(handle, rows[0].keys() if rows else ["problem"], lineterminator="\n")
-                writer.writeheader()
-                writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-            (stage / "verdict.txt").write_text("\n".join([*self.lines(), "", self.verdict, ""]), encoding="utf-8")
-            if self.shown:
-                self.picture().savefig(stage / "check.png")
-            done = {"problems": len(self.outcomes), "wanted": self.wanted, "interrupted": self.interrupted}
-            record = {"written_by": "invdiff check", "command": command, "solver": self.solver} | done
-            write_json(stage / "record.json", record | {"environment": environment(torch.device("cpu"))})
+            self.write(stage, {"written_by": "invdiff.exact.check"})
+
+    def write(self, folder: Path, record: dict[str, Any]) -> None:
+        """The files of `save` in a folder that is there, with the record added to what record.json holds."""
+        rows = self.rows()
+        with (folder / "check.csv").open("w", newline="") as handle:
+            writer = csv.DictWriter(handle, rows[0].keys() if rows else ["problem"], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+        (folder / "verdict.txt").write_text("\n".join([*self.lines(), "", self.verdict, ""]), encoding="utf-8")
+        if self.shown:
+            self.picture().savefig(folder / "check.png")
+        done = {"finished": len(self.outcomes), "wanted": self.wanted, "interrupted": self.interrupted}
+        machine = environment(torch.device("cpu"))
+        write_json(folder / "record.json", record | {"solver": self.solver, **done, "environment": machine})
 
 
 def check(
     solver: Solver,
-    names: Sequence[str] = (),
+    chosen: Sequence[str] = (),
     *,
     full: bool = False,
     draws: int = DRAWS,
@@ -138,7 +153,7 @@ def check(
 
     Args:
         solver: of `invdiff.solvers`, or any object with `stochastic` and `iterate`.
-        names: problems, cells of them or families; all of QUICK where left out.
+        chosen: problems, cells of them or families; all of QUICK where left out.
         full: every problem of the laboratory, or of the families named, and not QUICK alone.
         draws: of each problem, from 39 on; point estimates take 1.
         seed: of the draws, from 0 on.
@@ -153,11 +168,11 @@ def check(
         raise TypeError(f"{kind} is no solver: expected an object with `stochastic` and `iterate`, such as DDRM().")
     if isinstance(draws, bool) or not isinstance(draws, numbers.Integral) or draws < _LEAST:
         raise ValueError(f"draws is {draws!r}: expected a whole number from {_LEAST} on, so that intervals exist.")
-    chosen = select(names, full=full)
+    found = select(chosen, full=full)
     outcomes: list[Outcome] = []
     shown: dict[str, Shown] = {}
-    with _bar(solver, [problem.name for problem in chosen], progress) as (on_step, advance):
-        for problem in chosen:
+    with _bar(solver, [problem.name for problem in found], progress) as (on_step, advance):
+        for problem in found:
             try:
                 outcome, what = examine(solver, problem, int(draws), seed, on_step)
             except KeyboardInterrupt:
@@ -166,20 +181,81 @@ def check(
             if what is not None:
                 shown[problem.name] = what
             advance()
-    return Report(describe(solver), tuple(outcomes), shown, len(chosen))
+    return Report(describe(solver), tuple(outcomes), shown, len(found))
 
 
-def select(names: Sequence[str], *, full: bool = False) -> list[Problem]:
+def names() -> dict[str, str]:
+    """The families of problems, with one line each."""
+    return {family: _FAMILIES[family] for family in FAMILIES}
+
+
+def load(name: str, **settings: Any) -> Solver:
+    """The solver of that name in `invdiff list`, or a class of one's own, "module:Class".
+
+    The module is imported from the current folder or from where Python finds it.
+
+    Args:
+        name: such as "ddrm", or "mysolver:MySolver" for the class MySolver of mysolver.py.
+        settings: of the solver.
+
+    Raises:
+        ValueError: an unknown name or setting, a module that cannot be imported, a class that it does not hold or that
+            is no solver.
+
+    >>> load("ddrm", steps=20).steps
+    20
+    """
+    if ":" not in name:
+        return load_solver(name, **settings)
+    module, _, kind = name.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), kind)):
+        raise ValueError(
+            f"The solver is {name!r}: expected a name, or module:Class such as mysolver:MySolver (no .py)."
+        )
+    found = _import(module)
+    classes = [key for key, value in vars(found).items() if isinstance(value, type) and value.__module__ == module]
+    cls = getattr(found, kind, None)
+    if cls is None:
+        raise ValueError(f"The module {module} has no class {kind!r}{nearest(kind, classes) if classes else '.'}")
+    if not isinstance(cls, type):
+        raise ValueError(f"{name} is {type(cls).__name__}: expected a class with `stochastic` and `iterate`.")
+    try:
+        solver = cls(**settings)
+    except TypeError as error:
+        raise ValueError(f"{name} cannot be made of its settings ({error}): give each as solver.NAME=VALUE.") from error
+    if not isinstance(solver, Solver):
+        missing = " and ".join(f"`{part}`" for part in ("stochastic", "iterate") if not hasattr(solver, part))
+        raise ValueError(f"{name} is no solver: it has no {missing}; see invdiff.solvers.Solver.")
+    return solver
+
+
+def _import(module: str) -> ModuleType:
+    """A module of the current folder, or of where Python looks."""
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
+            raise ValueError(f"There is no module {module!r} in {here} or where Python looks.") from error
+        raise ValueError(f"The module {module!r} needs {error.name!r}, which is not installed.") from error
+    except Exception as error:  # a module of the user's runs when it is imported, and may raise anything
+        raise ValueError(f"The module {module!r} cannot be imported: {_sentence(error)}") from error
+    finally:
+        sys.path.remove(here)
+
+
+def select(chosen: Sequence[str], *, full: bool = False) -> list[Problem]:
     """The problems of those names in the order of the laboratory; a family stands for those of QUICK in it.
 
     Args:
-        names: problems, cells of them or families; QUICK where left out.
+        chosen: problems, cells of them or families; QUICK where left out.
         full: all problems, and all of each family.
 
     Raises:
         ValueError: for a name that no problem, no cell and no family has.
     """
-    wanted = set(names or FAMILIES)
+    wanted = set(chosen or FAMILIES)
     families = [family for family in FAMILIES if any(name.partition("/")[0] == family for name in wanted)]
     found: list[Problem] = []
     known: list[str] = list(FAMILIES)
