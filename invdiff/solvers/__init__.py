@@ -2,10 +2,8 @@
 
 Restoration takes a likelihood; `PriorSampler`s draw from the prior alone, and take none.
 
->>> sorted(name for name in names() if not isinstance(load(name), PriorSampler))
-['ddrm', 'dps', 'pnp_admm', 'pnp_hqs', 'pnp_pgd', 'red_admm', 'red_fp', 'red_gd']
->>> sorted(name for name in names() if isinstance(load(name), PriorSampler))
-['ddim', 'ddpm', 'dpmpp_2m', 'dpmpp_sde', 'heun', 'pf_ode']
+>>> [isinstance(load(name), PriorSampler) for name in ("ddrm", "dps", "heun", "dpmpp_2m")]
+[False, False, True, True]
 >>> load("ddrm", steps=10).steps
 10
 """
@@ -19,33 +17,43 @@ from typing import Any
 
 from .base import CapabilityError, PriorSampler, Solver
 from .ddim import DDIM
+from .ddnm import DDNM
 from .ddpm import DDPM
 from .ddrm import DDRM
+from .diffpir import DiffPIR
 from .dpmpp_2m import DPMpp2M
 from .dpmpp_sde import DPMppSDE
 from .dps import DPS
 from .heun import Heun
+from .mmps import MMPS
 from .pf_ode import PFODE
+from .pigdm import PiGDM
 from .pnp_admm import PnPADMM
 from .pnp_hqs import PnPHQS
 from .pnp_pgd import PnPPGD
 from .red_admm import REDADMM
 from .red_fp import REDFP
 from .red_gd import REDGD
+from .tmpd import TMPD
 
 __all__ = [
     "DDIM",
+    "DDNM",
     "DDPM",
     "DDRM",
     "DPS",
+    "MMPS",
     "PFODE",
     "REDADMM",
     "REDFP",
     "REDGD",
+    "TMPD",
     "CapabilityError",
     "DPMpp2M",
     "DPMppSDE",
+    "DiffPIR",
     "Heun",
+    "PiGDM",
     "PnPADMM",
     "PnPHQS",
     "PnPPGD",
@@ -57,6 +65,7 @@ __all__ = [
 
 _CLASSES: tuple[type, ...] = (
     *(PnPPGD, PnPADMM, PnPHQS, REDGD, REDFP, REDADMM, DPS, DDRM),
+    *(DDNM, PiGDM, DiffPIR, MMPS, TMPD),
     *(DDPM, DDIM, Heun, DPMpp2M, DPMppSDE, PFODE),
 )
 _SOLVERS = {cls.__module__.rsplit(".", 1)[-1]: cls for cls in _CLASSES}

@@ -9,12 +9,47 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..likelihood import Likelihood
+from ..noise import GaussianNoise
+from ..operators import LinearOperator
 from ..priors.base import Prior
 from ..random import MemberRandom
 from ..transitions import TRANSITIONS, Estimate, reverse
 from .base import CapabilityError, DiffusionSolver
 
-__all__ = ["GuidedSolver"]
+__all__ = ["GuidedSolver", "require_differentiable", "require_gaussian", "require_linear", "require_share"]
+
+
+def require_share(solver: object, *names: str) -> None:
+    """Refuse settings that are not numbers from 0 to 1."""
+    for name in names:
+        value = getattr(solver, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise ValueError(f"{name} of {type(solver).__name__} is {value!r}: expected a number from 0 to 1.")
+
+
+def require_differentiable(solver: object, denoiser: Prior) -> None:
+    """Refuse a prior that autograd cannot go through."""
+    if not denoiser.differentiable:
+        raise CapabilityError(
+            f"{type(solver).__name__} differentiates its prior, and {denoiser.name} cannot be. "
+            "Use DDRM, DiffPIR or PnPADMM."
+        )
+
+
+def require_linear(solver: object, likelihood: Likelihood) -> None:
+    """Refuse an operator that is not linear."""
+    if not isinstance(likelihood.operator, LinearOperator):
+        kind = type(likelihood.operator).__name__
+        raise CapabilityError(f"{type(solver).__name__} needs a linear operator; {kind} is not one. Use DPS.")
+
+
+def require_gaussian(solver: object, likelihood: Likelihood) -> None:
+    """Refuse noise that is not Gaussian."""
+    if not isinstance(likelihood.noise, GaussianNoise):
+        raise CapabilityError(
+            f"{type(solver).__name__} needs GaussianNoise; this is {type(likelihood.noise).__name__}. "
+            "Use DiffPIR, PnPADMM or REDFP."
+        )
 
 
 @dataclass(frozen=True)
@@ -31,11 +66,15 @@ class GuidedSolver(DiffusionSolver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        name = type(self).__name__
-        if self.transition not in TRANSITIONS:
-            raise ValueError(f"transition of {name} is {self.transition!r}: expected one of {', '.join(TRANSITIONS)}.")
-        if isinstance(self.eta, bool) or not isinstance(self.eta, int | float) or not 0 <= self.eta <= 1:
-            raise ValueError(f"eta of {name} is {self.eta!r}: expected a number from 0 to 1.")
+        if self.transition not in self.transitions():
+            known = ", ".join(self.transitions())
+            raise ValueError(f"transition of {type(self).__name__} is {self.transition!r}: expected one of {known}.")
+        require_share(self, "eta")
+
+    @classmethod
+    def transitions(cls) -> tuple[str, ...]:
+        """The transitions this solver knows: those of `invdiff.transitions`, before them any of its own."""
+        return TRANSITIONS
 
     @abstractmethod
     def guidance(self, likelihood: Likelihood, denoiser: Prior) -> Estimate:

@@ -1,0 +1,108 @@
+"""Pseudo-inverse guided diffusion: draws, for linear operators and a differentiable prior."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..jacobian import Linearised
+from ..likelihood import Likelihood
+from ..priors.base import Prior
+from ..random import MemberRandom
+from ..transitions import Estimate
+from .base import Margins, require_positive
+from .guided import GuidedSolver, require_differentiable, require_gaussian, require_linear
+
+__all__ = ["PiGDM"]
+
+
+@dataclass(frozen=True)
+class PiGDM(GuidedSolver):
+    """Guidance by the likelihood of y under x0 | x ~ N(D(x, sigma), r^2 I), through the denoiser's Jacobian.
+
+    With x0 = D(x, sigma) and J = dD / dx,
+
+        E[x0 | x, y] = x0 + sigma^2 g,    g = J^T A^T (r^2 A A^T + sigma_y^2)^-1 (y - A x0),
+        r^2 = sigma^2 s^2 / (sigma^2 + s^2),    s = image_std
+
+    Song, Vahdat, Mardani, Kautz 2023, "Pseudoinverse-Guided Diffusion Models for Inverse Problems", section 3 and
+    algorithm 1: images of unit variance on [-1, 1], which is s = 0.5 here. The inverse is exact where there is an SVD
+    and by conjugate gradients elsewhere; without noise it is the pseudo-inverse. The default follows the guided
+    estimate by DDIM with eta = 1. Transition "pigdm" is the step of algorithm 1, which adds r^2 g to the DDIM step of
+    the unguided estimate, whatever the step's length.
+
+    Its draws are not the posterior, even with an exact denoiser. On Gaussian images (inpainting 50 % / blur / 4x
+    downsampling / denoising; `python -m benchmarks.posterior`) the default gives, against the exact posterior,
+
+        error of the mean, posterior stds:    0.32 / 0.12 / 0.07 / 0.34
+        std ratio:                            0.96 / 0.88 / 0.91 / 0.87
+        coverage of nominal 90 % intervals:   0.86 / 0.85 / 0.86 / 0.83
+
+    By transition "pigdm" they are 0.19 / 0.50 / 0.25 / 0.33, 0.80 / 0.77 / 0.84 / 0.56 and 0.72 / 0.75 / 0.82 / 0.62.
+
+    Args:
+        steps: number of denoiser calls and backward passes.
+        transition: one of `invdiff.transitions`, or "pigdm".
+        eta: share of fresh noise in "ddim" and "pigdm", 0 to 1.
+        image_std: standard deviation s of the pixels where nothing is known, image units.
+
+    Raises:
+        CapabilityError: if the prior cannot be differentiated, the operator is not linear or the noise not Gaussian.
+    """
+
+    steps: int = 100
+    transition: str = "ddim"
+    image_std: float = 0.5
+
+    margins: ClassVar[Margins] = Margins(mean=0.40, spread=(0.84, 0.99), coverage=(0.80, 0.89))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(self, "image_std")
+
+    @classmethod
+    def transitions(cls) -> tuple[str, ...]:
+        return ("pigdm", *super().transitions())
+
+    def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
+        """Refuse what this solver cannot do, in a sentence."""
+        super().check(likelihood, denoiser)
+        assert likelihood is not None
+        require_differentiable(self, denoiser)
+        require_linear(self, likelihood)
+        require_gaussian(self, likelihood)
+
+    def variance(self, sigma: float) -> float:
+        """r^2 at level sigma, image units^2."""
+        return sigma**2 * self.image_std**2 / (sigma**2 + self.image_std**2)
+
+    def guidance(self, likelihood: Likelihood, denoiser: Prior) -> Estimate:
+        """x0 + sigma^2 g."""
+
+        def estimate(x: Tensor, sigma: float) -> Tensor:
+            x0, pull = self.pull(likelihood, denoiser, x, sigma)
+            return x0 + sigma**2 / self.variance(sigma) * pull
+
+        return estimate
+
+    def pull(self, likelihood: Likelihood, denoiser: Prior, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        """x0 and r^2 g, (b, *in_shape) each."""
+        here = Linearised(denoiser, x, sigma)
+        # prox(x0, 1 / r^2) is x0 + r^2 A^T (r^2 A A^T + sigma_y^2)^-1 (y - A x0).
+        return here.x0, here.vjp(likelihood.prox(here.x0, 1 / self.variance(sigma)) - here.x0)
+
+    def iterate(self, likelihood: Likelihood, denoiser: Prior, x: Tensor, random: MemberRandom) -> Iterator[Tensor]:
+        if self.transition != "pigdm":
+            yield from super().iterate(likelihood, denoiser, x, random)
+            return
+        for sigma, t in itertools.pairwise(self.levels(denoiser)):
+            x0, pull = self.pull(likelihood, denoiser, x, sigma)
+            fresh = (self.eta * t) ** 2 * (1 - (t / sigma) ** 2)
+            x = x0 + (t**2 - fresh) ** 0.5 / sigma * (x - x0) + pull
+            if fresh > 0:
+                x = x + fresh**0.5 * random.normal(x)
+            yield x
