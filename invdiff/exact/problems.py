@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from .gaussian import gaussian_problems
+from .heavy import heavy_problems
 from .mixtures import mixture16_problems, mixture25_problems
+from .nonlinear import nonlinear_problems
 from .problem import Problem
 
 __all__ = ["FAMILIES", "Problem", "problems"]
@@ -14,6 +16,8 @@ _MAKERS: dict[str, Callable[[], Iterator[Problem]]] = {
     "gaussian": gaussian_problems,
     "mixture25": mixture25_problems,
     "mixture16": mixture16_problems,
+    "heavy": heavy_problems,
+    "nonlinear": nonlinear_problems,
 }
 FAMILIES = tuple(_MAKERS)
 

@@ -1,0 +1,203 @@
+"""Gibbs sampling of heavy-tailed increments as Gaussians whose variances are random.
+
+The increments u_i of a walk x_k = u_1 + ... + u_k are independent, with
+
+    Laplace(1):     u | v ~ N(0, v),  v exponential of mean 2;          1 / v | u ~ InverseGaussian(1 / |u|, 1)
+    Student(nu):    u | v ~ N(0, v),  1 / v ~ Gamma(nu/2, rate nu/2);   1 / v | u ~ Gamma((nu + 1)/2, rate (nu + u^2)/2)
+
+(Park and Casella 2008, "The Bayesian Lasso", section 2; Andrews and Mallows 1974). Given the variances and a linear
+measurement with Gaussian noise x is Gaussian, so that sweeps alternate x | v, y and v | x. All chains, of all members,
+move together, places first: (n, ...).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["NUMBERS", "DenseWalk", "Increments", "PinnedWalk", "sweeps"]
+
+# A normal number of each place for the Gaussian draw, and at most three for the variance.
+NUMBERS = 4
+
+
+@dataclass(frozen=True)
+class Increments:
+    """The law of independent increments: "laplace" with scale 1, or "student" with 2 degrees of freedom.
+
+    Raises:
+        ValueError: for another law.
+    """
+
+    law: str
+
+    def __post_init__(self) -> None:
+        if self.law not in ("laplace", "student"):
+            raise ValueError(f"law is {self.law!r}: expected laplace or student.")
+
+    def log_prob(self, u: Tensor) -> Tensor:
+        """The log density of each increment."""
+        if self.law == "laplace":
+            return -u.abs() - math.log(2)
+        return -1.5 * torch.log1p(u**2 / 2) - 1.5 * math.log(2)
+
+    def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Independent increments, float64."""
+        normal = torch.randn(shape, generator=generator, dtype=torch.float64)
+        e = torch.empty(shape, dtype=torch.float64).exponential_(generator=generator)
+        # 2 e is the variance of the Laplace law; e also is Gamma(1, 1), the precision of Student's with nu = 2.
+        return normal * (2 * e).sqrt() if self.law == "laplace" else normal / e.sqrt()
+
+    def variance_given(self, u: Tensor, normal: Tensor) -> Tensor:
+        """A draw of v | u from three standard normals for each increment, (3, *u.shape)."""
+        if self.law == "student":
+            return (2 + u**2) / (normal**2).sum(0)
+        # Michael, Schucany and Haas 1976, written without cancellation: the two roots are 1 / (|u| t) and t / |u|.
+        size = u.abs().clamp_min(1e-12)
+        r = normal[0] ** 2 / (2 * size)
+        t = 1 + r + (r * (r + 2)).sqrt()
+        larger = torch.special.ndtr(normal[1]) <= t / (1 + t)
+        return size * torch.where(larger, t, 1 / t)
+
+
+@dataclass(frozen=True)
+class PinnedWalk:
+    """x | v, y where every measurement is of one place: the precision of x is tridiagonal, so that a draw costs O(n).
+
+    Args:
+        weight: 1 / sigma^2 of each place, 0 where nothing is measured, (n, ...).
+        pull: y / sigma^2 of each place, (n, ...).
+    """
+
+    weight: Tensor
+    pull: Tensor
+
+    def moments(self, v: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean of x | v, y and a draw of it, (n, ...) each, from as many standard normals."""
+        pivots, slopes = self._factor(v)
+        mean = _back(slopes, self._eliminated(pivots, slopes, self.pull))
+        fresh = _back(slopes, [z * pivot.rsqrt() for z, pivot in zip(normal, pivots, strict=True)])
+        return mean, mean + fresh
+
+    def solve(self, v: Tensor, b: Tensor) -> Tensor:
+        """Cov[x | v, y] b for b of shape (n, ...)."""
+        pivots, slopes = self._factor(v)
+        return _back(slopes, self._eliminated(pivots, slopes, b))
+
+    def std(self, v: Tensor) -> Tensor:
+        """The standard deviation of each place given v, (n, ...)."""
+        pivots, slopes = self._factor(v)
+        variance = [1 / pivots[-1]]
+        for pivot, slope in zip(pivots[-2::-1], slopes[::-1], strict=True):
+            variance.append(1 / pivot + slope**2 * variance[-1])
+        return torch.stack(variance[::-1]).sqrt()
+
+    def mean_covariance(self, v: Tensor) -> Tensor:
+        """The mean over chains of Cov[x | v, y], (n, n)."""
+        pivots, slopes = self._factor(v)
+        columns = []
+        for j in range(len(v)):
+            unit = torch.zeros_like(v)
+            unit[j] = 1.0
+            columns.append(_back(slopes, self._eliminated(pivots, slopes, unit)).mean(1))
+        return torch.stack(columns, 1)
+
+    def _factor(self, v: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The precision as L D L^T: the pivots D, and minus the entries of L below its diagonal."""
+        precision = 1 / v
+        diagonal = precision + self.weight
+        diagonal = torch.cat([diagonal[:-1] + precision[1:], diagonal[-1:]])
+        pivots, slopes = [diagonal[0]], []
+        for own, beside in zip(diagonal[1:], precision[1:], strict=True):
+            slopes.append(beside / pivots[-1])
+            pivots.append(own - slopes[-1] * beside)
+        return pivots, slopes
+
+    @staticmethod
+    def _eliminated(pivots: list[Tensor], slopes: list[Tensor], b: Tensor) -> list[Tensor]:
+        out = [b[0]]
+        for value, slope in zip(b[1:], slopes, strict=True):
+            out.append(value + slope * out[-1])
+        return [value / pivot for value, pivot in zip(out, pivots, strict=True)]
+
+
+def _back(slopes: list[Tensor], b: list[Tensor]) -> Tensor:
+    out = [b[-1]]
+    for value, slope in zip(b[-2::-1], slopes[::-1], strict=True):
+        out.append(value + slope * out[-1])
+    return torch.stack(out[::-1])
+
+
+@dataclass(frozen=True)
+class DenseWalk:
+    """x | v, y for any matrix A, by a Cholesky factor of the precision of the increments for each chain.
+
+    Args:
+        matrix: A, (m, n).
+        y: the measurement, (m,).
+        sigma: its noise.
+    """
+
+    matrix: Tensor
+    y: Tensor
+    sigma: float
+
+    def moments(self, v: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean of x | v, y and a draw of it, (n, chains) each, from as many standard normals."""
+        factor, pull = self._factor(v)
+        mean = torch.cholesky_solve(pull[:, None].expand(len(factor), -1, 1), factor)[..., 0]
+        fresh = torch.linalg.solve_triangular(factor.mT, normal.T[..., None], upper=True)[..., 0]
+        return mean.T.cumsum(0), (mean + fresh).T.cumsum(0)
+
+    def solve(self, v: Tensor, b: Tensor) -> Tensor:
+        """Cov[x | v, y] b for b of shape (n, chains)."""
+        factor, _ = self._factor(v)
+        gathered = b.flip(0).cumsum(0).flip(0)
+        return torch.cholesky_solve(gathered.T[..., None], factor)[..., 0].T.cumsum(0)
+
+    def std(self, v: Tensor) -> Tensor:
+        """The standard deviation of each place given v, (n, chains)."""
+        factor, _ = self._factor(v)
+        sums = torch.ones_like(factor[0]).triu().expand_as(factor)
+        return torch.linalg.solve_triangular(factor, sums, upper=False).square().sum(1).sqrt().T
+
+    def mean_covariance(self, v: Tensor) -> Tensor:
+        """The mean over chains of Cov[x | v, y], (n, n)."""
+        factor, _ = self._factor(v)
+        return torch.cholesky_inverse(factor).mean(0).cumsum(0).cumsum(1)
+
+    def _factor(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        # A x = A L u with L the cumulating map: column i of A L is the sum of the columns of A from i on.
+        cumulated = self.matrix.flip(1).cumsum(1).flip(1) / self.sigma
+        precision = cumulated.T @ cumulated + torch.diag_embed(1 / v.T)
+        return torch.linalg.cholesky(precision), cumulated.T @ self.y / self.sigma
+
+
+def sweeps(
+    law: Increments,
+    walk: PinnedWalk | DenseWalk,
+    v: Tensor,
+    numbers: Callable[[int], Tensor],
+    count: int,
+    keep: Callable[[int, Tensor, Tensor, Tensor], None],
+) -> None:
+    """Alternate x | v, y and v | x, `count` times, telling `keep` the sweep, v, the mean given v and the draw x.
+
+    Args:
+        law: of the increments.
+        walk: the measurement.
+        v: where the chains start, (n, ...).
+        numbers: sweep -> standard normals, (NUMBERS, n, ...).
+        count: number of sweeps.
+        keep: called once a sweep.
+    """
+    for index in range(count):
+        normal = numbers(index)
+        mean, x = walk.moments(v, normal[0])
+        keep(index, v, mean, x)
+        u = torch.diff(x, dim=0, prepend=torch.zeros_like(x[:1]))
+        v = law.variance_given(u, normal[1:]).clamp(1e-12, 1e12)
