@@ -143,14 +143,14 @@ class Run:
             for group in stepper.param_groups:
                 group["lr"] = learning_rate(self.done, settings)
         with self.autocast():
-            squares = self.objective.squares(x0, sigma, noise)
-        mean = squares.mean()
+            losses = self.objective.losses(x0, sigma, noise)
+        mean = losses.mean()
         self.network.zero_grad()
         mean.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings["clip"])
         bands = validate.bands_of(sigma)
-        losses = squares.detach().flatten(1).mean(1).double()
-        sums = torch.zeros(len(self.sums), dtype=torch.float64, device=losses.device).index_add_(0, bands, losses)
+        each = losses.detach().double()
+        sums = torch.zeros(len(self.sums), dtype=torch.float64, device=each.device).index_add_(0, bands, each)
         told = torch.cat([mean.detach()[None].double() / self.world.size, sums.new_tensor([float(stop)]), sums])
         told = torch.cat([told, bands.bincount(minlength=len(sums)).double()])
         told = self.world.total(told).cpu()

@@ -14,7 +14,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from invdiff.priors import Prior
 from invdiff.priors.cnn import DnCNN, DRUNet, DRUNetwork, FFDNet, plain_stack
 from invdiff.priors.diffusion import load_natural
-from invdiff.priors.parametrization import input_scale, target, weight
+from invdiff.priors.parametrization import input_scale, loss
 from invdiff.priors.unet import UNet
 from invdiff.priors.weights import load_state_dict, read_prior, save_prior
 
@@ -40,8 +40,8 @@ class Objective(Protocol):
         """Noise levels (size,), image units."""
         ...
 
-    def squares(self, x0: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
-        """The weighted squared errors, (b, C, H, W), whose mean is the loss."""
+    def losses(self, x0: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+        """The weighted mean squared error of each member, (b,), whose mean is the loss."""
         ...
 
     def open(self, path: Path) -> Prior:
@@ -87,14 +87,12 @@ class Diffusion:
     def draw_sigma(self, size: int, generator: torch.Generator) -> Tensor:
         return draw_sigma(size, *self.sigma_range, generator)
 
-    def squares(self, x0: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+    def losses(self, x0: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
         centred = x0 - 0.5
         noisy = centred + sigma[:, None, None, None] * noise
         c_in = input_scale("edm", sigma, self.sigma_data).to(noisy)[:, None, None, None]
         output = self.runner((c_in * noisy).to(memory_format=torch.channels_last), sigma.log() / 4)
-        error = output.float() - target(self.predicts, centred, noise, sigma, self.sigma_data)
-        scale = weight(self.predicts, sigma, self.sigma_data).to(error)[:, None, None, None]
-        return scale * error.square()
+        return loss(self.predicts, output.float(), centred, noise, sigma, self.sigma_data)
 
     def save(self, path: Path, state: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
         facts = {
@@ -137,14 +135,16 @@ class CNN:
         low, high = self.sigma_range
         return low + (high - low) * torch.rand(size, generator=generator)
 
-    def squares(self, x0: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+    def losses(self, x0: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
         noisy = x0 + sigma[:, None, None, None] * noise
         if self.kind == "dncnn":
-            return (noisy - self.runner(noisy.contiguous(memory_format=torch.channels_last)).float() - x0).square()
+            clean = noisy - self.runner(noisy.contiguous(memory_format=torch.channels_last)).float()
+            return (clean - x0).square().flatten(1).mean(1)
         inner = pixel_unshuffle(noisy, 2) if self.kind == "ffdnet" else noisy
         level = sigma[:, None, None, None].expand(-1, 1, *inner.shape[-2:])
         output = self.runner(torch.cat([inner, level], 1).contiguous(memory_format=torch.channels_last)).float()
-        return ((pixel_shuffle(output, 2) if self.kind == "ffdnet" else output) - x0).square()
+        clean = pixel_shuffle(output, 2) if self.kind == "ffdnet" else output
+        return (clean - x0).square().flatten(1).mean(1)
 
     def save(self, path: Path, state: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
         facts = {"sigma_range": list(self.sigma_range), "channels": self.config["channels"]}

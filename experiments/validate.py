@@ -81,6 +81,6 @@ def band_losses(
         with torch.no_grad():
             for part, eps in zip(images.split(batch), noise.split(batch), strict=True):
                 levels = torch.full((len(part),), sigma, device=part.device)
-                total += float(objective.squares(part, levels, eps).flatten(1).mean(1).sum())
+                total += float(objective.losses(part, levels, eps).sum())
         found[f"held-out {name}"] = total / len(images)
     return found
