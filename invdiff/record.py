@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import numbers
 import platform
 import subprocess
@@ -27,6 +28,8 @@ _DERIVED = {"phase", "singular", "u", "unit", "vt"}
 def describe(thing: object) -> Any:
     """A description of an object that JSON can hold: its class name and its settings, tensors by shape and hash.
 
+    JSON knows no infinity: it is the word "inf", as in the files of `restore`.
+
     A prior adds its plain settings, the prior that it wraps and the hash of its weights; an operator its plain
     settings, the hash of every constant and the operators that it is made of.
 
@@ -34,12 +37,13 @@ def describe(thing: object) -> Any:
     >>> describe(2 * Identity((1, 2, 2)))["factor"]
     2.0
     """
-    if thing is None or isinstance(thing, (bool, int, float, str)):
+    if thing is None or isinstance(thing, (bool, int, str)):
         return thing
     if isinstance(thing, numbers.Integral):  # numpy's integers are no subclass of int
         return int(thing)
     if isinstance(thing, numbers.Real):
-        return float(thing)
+        value = float(thing)
+        return value if math.isfinite(value) else str(value)
     if isinstance(thing, (torch.dtype, torch.device, torch.memory_format)):
         return str(thing).removeprefix("torch.")
     if isinstance(thing, Tensor):

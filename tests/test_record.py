@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from invdiff import priors, solvers
+from invdiff import Posterior, priors, sample, solvers
 from invdiff.noise import GaussianNoise
 from invdiff.operators import (
     Blur,
@@ -198,3 +198,15 @@ def test_solvers_noise_and_functions() -> None:
 def test_the_shipped_prior_reports_one_hash() -> None:
     prior = priors.load_natural()
     assert prior.sha256 == plain(prior)["sha256"] == reported(prior)
+
+
+def test_a_record_with_an_infinite_range_is_strict_json(tmp_path):
+    """RFC 8259 has no infinity; the record comes back from the file of the draws as it was."""
+    anything = priors.FunctionPrior(lambda x, sigma: 0.5 + (x - 0.5) / (1 + sigma**2), name="anything")
+    posterior = sample(solvers.DDIM(steps=2), None, anything, in_shape=(1, 2, 2))
+    assert posterior.record["prior"]["sigma_range"] == [0.0, "inf"]
+    text = json.dumps(posterior.record, allow_nan=False)
+    assert json.loads(text) == posterior.record
+    posterior.save(tmp_path / "draws.safetensors")
+    assert Posterior.load(tmp_path / "draws.safetensors").record == posterior.record
+    assert describe([-np.inf, float("nan"), np.float32(0.5)]) == ["-inf", "nan", 0.5]
