@@ -33,5 +33,6 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
+# All that the commands above make again by themselves; runs/ stays, as it holds hours of training.
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo_out

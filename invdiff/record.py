@@ -42,8 +42,8 @@ def describe(thing: object) -> Any:
     if isinstance(thing, numbers.Integral):  # numpy's integers are no subclass of int
         return int(thing)
     if isinstance(thing, numbers.Real):
-        value = float(thing)
-        return value if math.isfinite(value) else str(value)
+        number = float(thing)
+        return number if math.isfinite(number) else str(number)
     if isinstance(thing, (torch.dtype, torch.device, torch.memory_format)):
         return str(thing).removeprefix("torch.")
     if isinstance(thing, Tensor):

@@ -87,6 +87,12 @@ def test_the_wheel_holds_invdiff_and_nothing_else(tmp_path):
     assert name == "natural"
 
 
+def test_cleaning_up_spares_the_hours_of_training():
+    recipe = (ROOT / "Makefile").read_text().split("\nclean:\n\t")[1].split()
+    assert {"rm", "demo_out"} <= set(recipe)
+    assert not [word for word in recipe if word.startswith("runs")]
+
+
 def test_no_file_is_longer_than_400_lines():
     tracked = subprocess.run(["git", "ls-files", "*.py"], capture_output=True, text=True, cwd=ROOT)
     if tracked.returncode:
