@@ -11,6 +11,16 @@ from __future__ import annotations
 
 from .check import Report, check
 from .distances import bootstrap, bootstrap_mean, energy_distance, floor, sliced_wasserstein
+from .figures import (
+    coverage,
+    density_coverage,
+    mmse_gap,
+    moment_errors,
+    residual_chi2,
+    row_space,
+    stein_discrepancy,
+    total_variation,
+)
 from .problem import ExactPosterior, Problem
 from .problems import FAMILIES, problems
 
@@ -22,8 +32,16 @@ __all__ = [
     "bootstrap",
     "bootstrap_mean",
     "check",
+    "coverage",
+    "density_coverage",
     "energy_distance",
     "floor",
+    "mmse_gap",
+    "moment_errors",
     "problems",
+    "residual_chi2",
+    "row_space",
     "sliced_wasserstein",
+    "stein_discrepancy",
+    "total_variation",
 ]

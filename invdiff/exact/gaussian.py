@@ -35,6 +35,7 @@ from ..operators import (
 from ..priors import GaussianPrior
 from ..priors.mixtures import dense_matrix
 from ..priors.stationary import StationaryGaussian
+from .figures import observed_variance
 from .problem import Problem, stream
 
 __all__ = ["Conditioning", "GaussianPosterior", "gaussian_operators", "gaussian_problems"]
@@ -98,6 +99,11 @@ class Conditioning:
         variance = self.prior.mixture.variances[0] - (self.cross * self.gain).sum(0)
         return variance.clamp_min(0).sqrt()
 
+    @cached_property
+    def observed_variance(self) -> float:
+        """The part of the covariance's trace in the row space of A."""
+        return observed_variance(self.covariance, self.operator)
+
     def given(self, y: Tensor) -> GaussianPosterior:
         """The posterior given one measurement, (*out_shape)."""
         return GaussianPosterior(self, y.double())
@@ -135,6 +141,11 @@ class GaussianPosterior:
     def covariance(self) -> Tensor:
         """The covariance, (n, n)."""
         return self.shared.covariance
+
+    @property
+    def observed_variance(self) -> float:
+        """The part of the covariance's trace in the row space of A."""
+        return self.shared.observed_variance
 
     @property
     def _y(self) -> Tensor:

@@ -3,8 +3,8 @@
     phase    y = |B x| + n, the signs of two projections lost, so that every mode has up to three mirror images
     clip     y = clamp(B x, -2, 2) + n, a detector that saturates, so that a mode is known only to lie beyond the end
 
-x is a draw of a mixture of five round Gaussians, and B a rotation of the plane. On a grid of 512 x 512 cells over all that
-the prior allows, p(x | y) is proportional to p(x) p(y | x), summed to 1.
+x is a draw of a mixture of five round Gaussians, and B a rotation of the plane. On a grid of 512 x 512 cells over all
+that the prior allows, p(x | y) is proportional to p(x) p(y | x) and sums to 1.
 """
 
 from __future__ import annotations
