@@ -54,6 +54,15 @@ class Prior(ABC):
     sigma_range: tuple[float, float] = (0.0, math.inf)
     differentiable: bool = True
 
+    def __repr__(self) -> str:
+        shape = getattr(self, "in_shape", None)
+        if shape is not None:
+            takes = f"shape {tuple(shape)}"
+        else:
+            takes = "any channels" if self.channels is None else f"{self.channels} channel{'s'[: self.channels != 1]}"
+        low, high = self.sigma_range
+        return f"{type(self).__name__}({self.name!r}, {takes}, sigma {low:.3g} to {high:.3g})"
+
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Return the estimate of x0, in the shape, dtype and device of x.
 

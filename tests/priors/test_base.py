@@ -134,6 +134,16 @@ def test_the_case_of_a_name_does_not_matter() -> None:
     assert {"DiffusionPrior", "load_natural"} <= set(priors.__all__)
 
 
+def test_a_prior_is_shown_by_name_channels_and_noise_levels() -> None:
+    assert repr(priors.load("tv")) == "TV('tv', any channels, sigma 0 to 1)"
+    gray = priors.FunctionPrior(lambda x, sigma: x, name="gray", channels=1, sigma_range=(0.00123, 12.0))
+    assert repr(gray) == "FunctionPrior('gray', 1 channel, sigma 0.00123 to 12)"
+    assert repr(priors.match_channels(gray, 3)).startswith("ColourThroughGray('gray on 3 channels', 3 channels, sigma ")
+    exact = repr(priors.GaussianPrior(torch.zeros(1, 2, 2), torch.eye(4)))
+    assert exact.startswith("GaussianPrior(")
+    assert exact.endswith("shape (1, 2, 2), sigma 0 to inf)")
+
+
 def test_names_has_one_line_for_all_that_load_takes() -> None:
     for name, line in priors.names().items():
         assert line
