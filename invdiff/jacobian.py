@@ -22,31 +22,45 @@ class Linearised:
     """One call of the denoiser that remembers how it was made, for products with its Jacobian J = dD / dx.
 
     Args:
-        denoiser: a differentiable prior.
+        denoiser: a prior, best a differentiable one.
         x: (b, *in_shape).
-        sigma: noise level, image units: one number or (b,).
+        sigma: noise level, image units.
 
     Attributes:
         x0: D(x, sigma), (b, *in_shape), detached.
 
     >>> half = Linearised(lambda x, sigma: 0.5 * x, torch.ones(1, 2), 1.0)
-    >>> half.x0, half.vjp(torch.ones(1, 2))
+    >>> half.x0, half.product(torch.ones(1, 2))
     (tensor([[0.5000, 0.5000]]), tensor([[0.5000, 0.5000]]))
     """
 
-    def __init__(self, denoiser: Prior, x: Tensor, sigma: float | Tensor) -> None:
-        with torch.enable_grad():
-            self._leaf = x.detach().requires_grad_(True)
-            self._out = denoiser(self._leaf, sigma)
+    def __init__(self, denoiser: Prior, x: Tensor, sigma: float) -> None:
+        self._denoiser, self._sigma = denoiser, sigma
+        self._smooth = getattr(denoiser, "differentiable", True)
+        if self._smooth:
+            with torch.enable_grad():
+                self._at = x.detach().requires_grad_(True)
+                self._out = denoiser(self._at, sigma)
+        else:
+            self._at, self._out = x, denoiser(x, sigma)
         self.x0 = self._out.detach()
-        self._sigma = sigma
 
     def vjp(self, v: Tensor) -> Tensor:
         """J^T v, member by member, by one backward pass: (b, *in_shape) -> (b, *in_shape)."""
-        (product,) = torch.autograd.grad(self._out, self._leaf, v, retain_graph=True)
+        (product,) = torch.autograd.grad(self._out, self._at, v, retain_graph=True)
         return product
 
     def covariance(self, v: Tensor) -> Tensor:
         """sigma^2 J^T v: a product with Cov[x0 | x_sigma = x] as the denoiser states it."""
-        sigma = torch.as_tensor(self._sigma, dtype=v.dtype, device=v.device)
-        return sigma.reshape(-1, *(1,) * (v.ndim - 1)) ** 2 * self.vjp(v)
+        return self._sigma**2 * self.product(v)
+
+    def product(self, v: Tensor) -> Tensor:
+        """J^T v, or where the prior cannot be differentiated J v by a difference of two calls, a tenth of sigma apart.
+
+        The distance is the root mean square of each member's step.
+        """
+        if self._smooth:
+            return self.vjp(v)
+        length = (v.flatten(1).square().mean(1).sqrt() / (0.1 * self._sigma)).reshape(-1, *(1,) * (v.ndim - 1))
+        step = torch.where(length > 0, v / length, 0.0)
+        return (self._denoiser(self._at + step, self._sigma) - self.x0) * length

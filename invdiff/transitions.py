@@ -9,8 +9,10 @@ From level sigma to the next level t, with x0 the estimate at x:
     heun        the ODE dx / dsigma = (x - x0) / sigma by Heun's method                              Karras et al. 2022
     ode2m       x' = (t / sigma) x + (1 - t / sigma) E                                                   Lu et al. 2022
     sde2m       x' = E + (t^2 / sigma^2) (x - E) + t sqrt(1 - t^2 / sigma^2) eps                         Lu et al. 2022
+    ode3m       x' = (t / sigma) x + t int e^l P(l) dl over l = -log sigma from this level to the next
 
-with E the estimate extrapolated in log sigma to the middle of the step, from this one and the one before.
+with E the estimate extrapolated in log sigma to the middle of the step, from this one and the one before, and P the
+parabola in l through the last three estimates (the exponential integrator of third order).
 """
 
 from __future__ import annotations
@@ -19,14 +21,15 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 from torch import Tensor
 
 from .random import MemberRandom
 
-__all__ = ["TRANSITIONS", "Estimate", "ancestral", "ddim", "extrapolate", "heun", "ode2m", "reverse", "sde2m"]
+__all__ = ["TRANSITIONS", "Estimate", "ancestral", "ddim", "extrapolate", "heun", "ode2m", "ode3m", "reverse", "sde2m"]
 
 Estimate = Callable[[Tensor, float], Tensor]
-TRANSITIONS = ("ancestral", "ddim", "heun", "ode2m", "sde2m")
+TRANSITIONS = ("ancestral", "ddim", "heun", "ode2m", "sde2m", "ode3m")
 
 
 def reverse(
@@ -60,6 +63,8 @@ def reverse(
         return ode2m(estimate, x, levels, random)
     if transition == "sde2m":
         return sde2m(estimate, x, levels, random)
+    if transition == "ode3m":
+        return ode3m(estimate, x, levels, random)
     raise ValueError(f"transition is {transition!r}: expected one of {', '.join(TRANSITIONS)}.")
 
 
@@ -147,3 +152,30 @@ def extrapolate(x0: Tensor, sigma: float, t: float, before: tuple[Tensor, float]
         return x0
     earlier, level = before
     return x0 + math.log(sigma / t) / (2 * math.log(level / sigma)) * (x0 - earlier)
+
+
+def ode3m(estimate: Estimate, x: Tensor, levels: Sequence[float], random: MemberRandom) -> Iterator[Tensor]:
+    """The ODE in l = -log sigma by its exact integral over the parabola through the last three estimates.
+
+    x' = (t / sigma) x + t int e^l E(l) dl, and half-way from x to the estimate in the last step, to sigma = 0: near 0
+    the ODE's slope falls as sigma does, as long as sigma is below the posterior's std.
+    """
+    past: list[tuple[float, Tensor]] = []
+    for sigma, t in itertools.pairwise(levels):
+        x0 = estimate(x, sigma)
+        past = [(-math.log(sigma), x0), *past][:3]
+        if t > 0:
+            shares = _parabola([level - past[0][0] for level, _ in past], math.log(sigma / t))
+            x = t / sigma * x + sum(share * image for share, (_, image) in zip(shares, past, strict=True))
+        else:
+            x = (x + x0) / 2
+        yield x
+
+
+def _parabola(nodes: Sequence[float], h: float) -> list[float]:
+    """Weights w with sum w_i p(nodes_i) = e^-h int_0^h e^l p(l) dl for polynomials p of degree < len(nodes)."""
+    moments = [-math.expm1(-h)]
+    for power in range(1, len(nodes)):
+        moments.append(h**power - power * moments[-1])
+    powers = np.vander(np.asarray(nodes), len(nodes), increasing=True)
+    return [float(weight) for weight in np.linalg.solve(powers.T, np.asarray(moments))]

@@ -1,0 +1,103 @@
+"""E[x0 | x_sigma = x, y] by moment matching, with linear systems that remember the noise level before.
+
+Given x_sigma = x the image has the mean D = D(x, sigma) and the covariance S = sigma^2 dD/dx; taken for Gaussian, it
+has given y = A x0 + n, n ~ N(0, R), the mean
+
+    D + S A^T u,    (A S A^T + R) u = y - A D
+
+(Rozet, Andry, Lanusse, Louppe 2024, "Learning Diffusion Priors from Observations by Expectation Maximization", section
+4.2), exact where x0 given x_sigma is Gaussian. What is new here is how u is found: from the u of the level before, by
+conjugate gradients preconditioned with the same matrix for stationary images, whose power spectrum is learned from the
+products that have been made anyway. Two products with S a level are then enough where dozens were needed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .jacobian import Linearised
+from .likelihood import Likelihood
+from .noise import GaussianNoise
+from .operators import LinearOperator
+from .operators.linalg import conjugate_gradient, inner
+from .priors.base import Prior
+from .spectrum import Spectrum
+
+__all__ = ["MomentMatched"]
+
+
+class MomentMatched:
+    """The function (x, sigma) -> E[x0 | x_sigma = x, y], to be called at falling noise levels.
+
+    Args:
+        likelihood: a linear operator with Gaussian noise; one measurement for all members of x or one for each.
+        denoiser: the prior. Where it cannot be differentiated, products with its Jacobian are differences of two
+            calls, a tenth of sigma apart (RMS).
+        like: a batch of the images to come, (b, *in_shape).
+        products: products with the Jacobian at each level, from 1 on.
+        inner_steps: most steps of the preconditioner's own conjugate gradients, which never call the denoiser.
+    """
+
+    def __init__(
+        self, likelihood: Likelihood, denoiser: Prior, like: Tensor, products: int = 2, inner_steps: int = 50
+    ) -> None:
+        assert isinstance(likelihood.operator, LinearOperator)
+        assert isinstance(likelihood.noise, GaussianNoise)
+        self.likelihood, self.denoiser = likelihood, denoiser
+        self.operator = likelihood.operator
+        self.variance = likelihood.noise.like(likelihood.batched_y.to(like)) ** 2
+        self.products, self.inner_steps = products, inner_steps
+        self.spectrum = Spectrum(like.shape[1:])
+        self.u: Tensor | None = None
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        """E[x0 | x_sigma = x, y], (b, *in_shape)."""
+        near = Linearised(self.denoiser, x, sigma)
+        self.spectrum.forget()
+        residual = self.likelihood.residual(near.x0)
+        u, shift, budget = torch.zeros_like(residual), torch.zeros_like(x), self.products
+        if self.u is not None and budget > 1:
+            u, budget = self.u, budget - 1
+            image, shift = self._system(near, u, sigma)
+            residual = residual - image
+        # Flexible conjugate gradients (Polak and Ribiere): the preconditioner is solved only roughly.
+        z = direction = self._precondition(residual, sigma)
+        for step in range(budget):
+            image, lift = self._system(near, direction, sigma)
+            curvature = inner(direction, image)
+            length = torch.where(curvature > 0, inner(direction, residual) / curvature, 0.0)
+            length = length.reshape(-1, *(1,) * (residual.ndim - 1))
+            u, shift = u + length * direction, shift + _fit(length, lift) * lift
+            if step + 1 < budget:
+                after = residual - length * image
+                fresh = self._precondition(after, sigma)
+                before = inner(z, residual)
+                turn = torch.where(before > 0, inner(fresh, after - residual) / before, 0.0)
+                direction = fresh + turn.reshape(length.shape) * direction
+                residual, z = after, fresh
+        self.u = u
+        self.spectrum.learn(sigma)
+        return near.x0 + shift
+
+    def _system(self, near: Linearised, v: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        """(A S A^T + R) v, and S A^T v on the way."""
+        lifted = self.operator.adjoint(v)
+        product = near.product(lifted)
+        self.spectrum.listen(lifted, product)
+        lift = sigma**2 * product
+        return self.operator.forward(lift) + self.variance * v, lift
+
+    def _precondition(self, residual: Tensor, sigma: float) -> Tensor:
+        if self.spectrum.power is None:
+            return residual
+
+        def apply(v: Tensor) -> Tensor:
+            image = self.spectrum.covariance(self.operator.adjoint(v), sigma)
+            return self.operator.forward(image) + self.variance * v
+
+        return conjugate_gradient(apply, residual, tol=1e-3, max_iter=self.inner_steps).x
+
+
+def _fit(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *(1,) * (like.ndim - 1))
