@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ..options import nearest
 from ..posterior import Posterior
+from ..random import MemberRandom
 from ..record import describe, environment
 from ..report import output_folder, write_json
 from ..sampling import sample
@@ -45,7 +46,10 @@ __all__ = ["DRAWS", "QUICK", "Report", "check", "load", "names", "run", "select"
 QUICK = (
     *(f"gaussian/16x16 gray {operator} 0.05/0" for operator in ("inpaint", "blur", "down4", "denoise", "reflect")),
     *("mixture25/d=8 dy=1/0", "mixture25/d=8 dy=4/0", "mixture16/A1 0.2/0", "mixture16/A2 0.2/0"),
+    *("nonlinear/phase 0.1/0", "nonlinear/clip 0.1/0"),
 )
+# What its family's name stands for beside them: its denoiser is Gibbs sampling, too slow to be run unasked.
+_SLOW = ("heavy/laplace denoise/0",)
 _FAMILIES = {
     "gaussian": "images of power 1/f^2: missing pixels, blur, reduction, gray, noise; one mode, known in closed form",
     "mixture25": "25 modes on a grid in 8 to 800 dimensions, of which 1, 2 or 4 are measured",
@@ -161,13 +165,14 @@ def check(
 
     Raises:
         TypeError: if the solver has no `iterate`.
-        ValueError: for a name that no problem, no cell and no family has, or too few draws.
+        ValueError: for a name that no problem, no cell and no family has, too few draws or a negative seed.
     """
     if isinstance(solver, type) or not isinstance(solver, Solver):
         kind = solver.__name__ if isinstance(solver, type) else type(solver).__name__
         raise TypeError(f"{kind} is no solver: expected an object with `stochastic` and `iterate`, such as DDRM().")
     if isinstance(draws, bool) or not isinstance(draws, numbers.Integral) or draws < _LEAST:
         raise ValueError(f"draws is {draws!r}: expected a whole number from {_LEAST} on, so that intervals exist.")
+    MemberRandom(seed, [])
     found = select(chosen, full=full)
     outcomes: list[Outcome] = []
     shown: dict[str, Shown] = {}
@@ -246,7 +251,7 @@ def _import(module: str) -> ModuleType:
 
 
 def select(chosen: Sequence[str], *, full: bool = False) -> list[Problem]:
-    """The problems of those names in the order of the laboratory; a family stands for those of QUICK in it.
+    """The problems of those names in the order of the laboratory; a family stands for a few of it unless full.
 
     Args:
         chosen: problems, cells of them or families; QUICK where left out.
@@ -256,18 +261,22 @@ def select(chosen: Sequence[str], *, full: bool = False) -> list[Problem]:
         ValueError: for a name that no problem, no cell and no family has.
     """
     wanted = set(chosen or FAMILIES)
-    families = [family for family in FAMILIES if any(name.partition("/")[0] == family for name in wanted)]
     found: list[Problem] = []
     known: list[str] = list(FAMILIES)
-    for family in families:
-        quick = {name for name in QUICK if name.startswith(f"{family}/")}
+    for family in FAMILIES:
+        few = {name for name in ((*QUICK, *_SLOW) if chosen else QUICK) if name.startswith(f"{family}/")}
+        targets = {name for name in wanted if name.startswith(f"{family}/")} | (few if family in wanted else set())
+        missing = targets | ({"all"} if full and family in wanted else set())
         for problem in problems(family):
-            known += [problem.name]
-            whole = family in wanted and (full or problem.name in quick)
-            if whole or wanted & {problem.name, problem.cell}:
+            # Made one after the other: what comes after the last one asked for is not made.
+            if not missing:
+                break
+            known.append(problem.name)
+            if {problem.name, problem.cell} & targets or (full and family in wanted):
                 found.append(problem)
-    hit = {name for problem in found for name in (problem.name, problem.cell, problem.family)}
-    for name in wanted - hit:
+                missing.discard(problem.name)
+    hit = {name for problem in found for name in (problem.name, problem.cell)}
+    for name in wanted - hit - {*FAMILIES}:
         raise ValueError(f"There is no problem {name!r}{nearest(name, known)}")
     return found
 

@@ -10,11 +10,10 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-from ..noise import GaussianNoise
-from ..operators import Identity, LinearOperator, Mask, Spectral
+from ..operators import Identity, LinearOperator, Mask
 from ..posterior import Posterior
-from ..priors.mixtures import dense_matrix
 from .distances import energy_distance, sliced_wasserstein
+from .figures import coverage, density_coverage, residual_chi2, row_space, total_variation
 from .problem import Problem
 from .verdict import FIGURES, Floor
 
@@ -22,7 +21,8 @@ __all__ = ["Exact", "mode"]
 
 # Exact draws for the picture, and for the variance where no covariance is known.
 _REFERENCE = 2000
-_RANK = 1e-6
+# Problems of one cell share their operator, whose projection may take a dense decomposition.
+_row_space = lru_cache(maxsize=2)(row_space)
 
 
 def mode(posterior: Posterior) -> str:
@@ -51,7 +51,7 @@ class Exact:
 
     problem: Problem
     count: int
-    floors: int = 12
+    floors: int = 16
 
     @cached_property
     def sets(self) -> list[Tensor]:
@@ -84,14 +84,15 @@ class Exact:
     @property
     def noun(self) -> str:
         """What the verdict calls the parts that the operator sees."""
-        images = len(self.problem.likelihood.operator.in_shape) == 3
-        exactly = isinstance(self.problem.likelihood.operator, Mask | Identity)
-        return "pixels" if images and exactly else "components"
+        operator = self.problem.likelihood.operator
+        if not isinstance(operator, LinearOperator):
+            return "values"
+        return "pixels" if len(operator.in_shape) == 3 and isinstance(operator, Mask | Identity) else "components"
 
     def figures(self, draws: Tensor) -> dict[str, float]:
         """The figures of `verdict.FIGURES` of draws (n, *shape); NaN for what does not exist, as the spread of one."""
         wide = draws.double()
-        posterior, likelihood = self.problem.posterior, self.problem.likelihood
+        posterior = self.problem.posterior
         out = dict.fromkeys(FIGURES, math.nan)
         error = wide.mean(0, keepdim=True) - posterior.mean
         centred = wide - wide.mean(0)
@@ -101,9 +102,7 @@ class Exact:
             if len(wide) > 1:
                 power = float(split(centred).square().sum()) / (len(wide) - 1)
                 out[f"spread_{part}"] = math.sqrt(power / total)
-        residual = likelihood.to(dtype=torch.float64).residual(wide)
-        if isinstance(likelihood.noise, GaussianNoise):
-            out["chi2"] = float((residual / likelihood.noise.like(residual[:1])).square().mean())
+        out["chi2"] = residual_chi2(wide, self.problem.likelihood)
         if len(wide) < 2:
             return out
         # Against as many exact draws, so that exact draws have the distance of two such sets.
@@ -111,14 +110,13 @@ class Exact:
         out["sw1"] = sliced_wasserstein(wide, others, 1) / self.scale
         out["sw2"] = sliced_wasserstein(wide, others, 2) / self.scale
         out["energy"] = energy_distance(wide, others) / math.sqrt(self.scale)
-        drawn = Posterior(wide, {})
         for level in (0.5, 0.9):
             if len(wide) >= 2 / (1 - level) - 1:
-                out[f"coverage{100 * level:.0f}"] = float(posterior.probability(*drawn.interval(level)).mean())
-        weights = getattr(posterior, "weights", None)
-        if weights is not None and len(weights) > 1:
-            shares = posterior.responsibilities(wide).mean(0)
-            out["weights_tv"] = 0.5 * float((shares - weights).abs().sum())
+                out[f"coverage{100 * level:.0f}"] = coverage(wide, posterior, level)
+        if len(getattr(posterior, "weights", ())) > 1:
+            out["weights_tv"] = total_variation(wide, posterior)
+        if self.problem.family == "heavy":
+            out["hdr90"] = density_coverage(wide, self.problem)
         return out
 
     def independent(self) -> Tensor:
@@ -128,11 +126,12 @@ class Exact:
     @cached_property
     def _parts(self) -> dict[str, tuple[float, Callable[[Tensor], Tensor]]]:
         """The posterior's variance summed over what A sees and over the rest, with the projection onto each."""
+        # The variances are the same for all sets, which `moment_errors` would compute for each.
         posterior, operator = self.problem.posterior, self.problem.likelihood.operator
         whole = float(posterior.std.square().sum())
         if not isinstance(operator, LinearOperator):
             return {"observed": (whole, lambda x: x)}
-        seen = _projection(operator)
+        seen = _row_space(operator)
         n = posterior.std.numel()
         basis = torch.eye(n, dtype=torch.float64).reshape(n, *posterior.shape)
         rank = float(seen(basis).reshape(n, n).diagonal().sum())
@@ -143,20 +142,3 @@ class Exact:
         else:
             observed = float(seen(self.reference - posterior.mean).square().sum()) / len(self.reference)
         return {"observed": (observed, seen), "null": (whole - observed, lambda x: x - seen(x))}
-
-
-@lru_cache(maxsize=4)
-def _projection(operator: LinearOperator) -> Callable[[Tensor], Tensor]:
-    """x -> its part in the row space of A, (n, *in_shape); singular values below 1e-6 of the largest count as zero."""
-    if isinstance(operator, Spectral):
-        spectral = operator
-
-        def project(x: Tensor) -> Tensor:
-            z = spectral.vt(x)
-            return spectral.v(torch.where(spectral.inverse_singular(z, _RANK) > 0, z, 0))
-
-        return project
-    matrix = dense_matrix(operator, torch.zeros((), dtype=torch.float64))
-    _, s, vt = torch.linalg.svd(matrix, full_matrices=False)
-    rows = vt[s > _RANK * s[0]]
-    return lambda x: ((x.flatten(1) @ rows.T) @ rows).reshape(x.shape)
