@@ -199,7 +199,7 @@ def overall(outcomes: Sequence[Outcome]) -> str:
     near = [outcome for outcome in ran if outcome.grade == "close"]
     bad = [outcome for outcome in ran if outcome.grade == "wrong"]
     if not bad and not near:
-        return f"Within the Monte Carlo floor of exact draws on all {len(ran)}: its error bars can be used.{rest}"
+        return f"Within the Monte Carlo floor of exact draws on {_all(ran)}: its error bars can be used.{rest}"
     if not bad:
         return (
             f"Within the Monte Carlo floor of exact draws on {len(good)} of {len(ran)}, close to it on the others: "
@@ -211,7 +211,7 @@ def overall(outcomes: Sequence[Outcome]) -> str:
         f"there its spread is {ratios} of the true one, and its 90 % intervals hold the truth {covers} % of the time"
     )
     if not good and not near:
-        return f"Do not use its std as an error bar: wrong on all {len(ran)}; {figures}.{rest}"
+        return f"Do not use its std as an error bar: wrong on {_all(ran)}; {figures}.{rest}"
     usable = f"Its error bars can be used on {_names(good)}" if good else "Its error bars are exact nowhere"
     roughly = f", as a rough guide on {_names(near)}" if near else ""
     return f"{usable}{roughly}; do not use them on {_names(bad)}: {figures}.{rest}"
@@ -224,6 +224,10 @@ def _of(outcome: Outcome, name: str) -> float:
 def _names(outcomes: Sequence[Outcome]) -> str:
     """Their names, or how many there are where these would fill the screen."""
     return ", ".join(o.problem for o in outcomes) if len(outcomes) <= 6 else f"{len(outcomes)} problems"
+
+
+def _all(outcomes: Sequence[Outcome]) -> str:
+    return f"all {len(outcomes)}" if len(outcomes) > 1 else "the one that it ran on"
 
 
 def _span(values: Sequence[float], digits: int = 2) -> str:

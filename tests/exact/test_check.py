@@ -103,7 +103,7 @@ def test_ddrm_under_blur_and_where_it_does_not_apply():
     assert re.match("spread 0.5. of the true one in observed components", wrong.words)
     assert wrong.nfe == 20
     assert refused.words.startswith("does not apply: DDRM needs an operator with an SVD")
-    assert "Do not use its std as an error bar: wrong on all 1" in report.verdict
+    assert "Do not use its std as an error bar: wrong on the one" in report.verdict
     assert "does not apply to 1 of 2" in report.verdict
     assert set(report.shown) == {BLUR}
 
