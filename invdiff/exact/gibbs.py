@@ -15,11 +15,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-__all__ = ["NUMBERS", "DenseWalk", "Increments", "PinnedWalk", "sweeps"]
+__all__ = ["NUMBERS", "BandedWalk", "Increments", "PinnedWalk", "sweeps"]
 
 # A normal number of each place for the Gaussian draw, and at most three for the variance.
 NUMBERS = 4
@@ -133,11 +134,11 @@ def _back(slopes: list[Tensor], b: list[Tensor]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class DenseWalk:
-    """x | v, y for any matrix A, by a Cholesky factor of the precision of the increments for each chain.
+class BandedWalk:
+    """x | v, y for a matrix A whose rows see only a few places next to each other, by a banded factor for each chain.
 
     Args:
-        matrix: A, (m, n).
+        matrix: A, (m, n); the narrower the band of A^T A, the quicker.
         y: the measurement, (m,).
         sigma: its noise.
     """
@@ -146,40 +147,100 @@ class DenseWalk:
     y: Tensor
     sigma: float
 
+    @cached_property
+    def _band(self) -> tuple[Tensor, int]:
+        """A^T A / sigma^2 with as many zero rows and columns appended as its band is wide, and that width."""
+        gram = self.matrix.T @ self.matrix / self.sigma**2
+        places = torch.arange(len(gram))
+        width = max(int((places[:, None] - places).abs()[gram != 0].max()), 1)
+        return torch.nn.functional.pad(gram, (0, width, 0, width)), width
+
     def moments(self, v: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
         """The mean of x | v, y and a draw of it, (n, chains) each, from as many standard normals."""
-        factor, pull = self._factor(v)
-        mean = torch.cholesky_solve(pull[:, None].expand(len(factor), -1, 1), factor)[..., 0]
-        fresh = torch.linalg.solve_triangular(factor.mT, normal.T[..., None], upper=True)[..., 0]
-        return mean.T.cumsum(0), (mean + fresh).T.cumsum(0)
+        pivots, slopes = self._factor(v)
+        pull = (self.matrix.T @ self.y / self.sigma**2)[:, None].expand_as(v)
+        mean = self._back(slopes, self._eliminated(pivots, slopes, pull))
+        return mean, mean + self._back(slopes, normal * pivots.rsqrt())
 
     def solve(self, v: Tensor, b: Tensor) -> Tensor:
         """Cov[x | v, y] b for b of shape (n, chains)."""
-        factor, _ = self._factor(v)
-        gathered = b.flip(0).cumsum(0).flip(0)
-        return torch.cholesky_solve(gathered.T[..., None], factor)[..., 0].T.cumsum(0)
+        pivots, slopes = self._factor(v)
+        return self._back(slopes, self._eliminated(pivots, slopes, b))
 
     def std(self, v: Tensor) -> Tensor:
         """The standard deviation of each place given v, (n, chains)."""
-        factor, _ = self._factor(v)
-        sums = torch.ones_like(factor[0]).triu().expand_as(factor)
-        return torch.linalg.solve_triangular(factor, sums, upper=False).square().sum(1).sqrt().T
+        pivots, slopes = self._factor(v)
+        width, chains = slopes.shape[1:]
+        after = torch.zeros(width, width, chains, dtype=v.dtype)
+        variance = []
+        # Entries of the inverse inside the band, from the last place up (Erisman and Tinney 1975).
+        for pivot, slope in zip(pivots.flip(0), slopes.flip(0), strict=True):
+            cross = torch.einsum("abc,bc->ac", after, slope)
+            variance.append(1 / pivot + (slope * cross).sum(0))
+            beside = torch.cat([variance[-1][None], cross[:-1]])
+            after = torch.cat([beside[None], torch.cat([cross[:-1, None], after[:-1, :-1]], 1)])
+        return torch.stack(variance[::-1]).sqrt()
 
     def mean_covariance(self, v: Tensor) -> Tensor:
         """The mean over chains of Cov[x | v, y], (n, n)."""
-        factor, _ = self._factor(v)
-        return torch.cholesky_inverse(factor).mean(0).cumsum(0).cumsum(1)
+        pivots, slopes = self._factor(v)
+        columns = []
+        for j in range(len(v)):
+            unit = torch.zeros_like(v)
+            unit[j] = 1.0
+            columns.append(self._back(slopes, self._eliminated(pivots, slopes, unit)).mean(1))
+        return torch.stack(columns, 1)
 
     def _factor(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        # A x = A L u with L the cumulating map: column i of A L is the sum of the columns of A from i on.
-        cumulated = self.matrix.flip(1).cumsum(1).flip(1) / self.sigma
-        precision = cumulated.T @ cumulated + torch.diag_embed(1 / v.T)
-        return torch.linalg.cholesky(precision), cumulated.T @ self.y / self.sigma
+        """The precision as L D L^T: D, (n, chains), and minus L below its diagonal, (n, width, chains)."""
+        gram, width = self._band
+        n, chains = v.shape
+        precision = torch.cat([1 / v, v.new_ones(width, chains)])
+        diagonal = precision.clone()
+        diagonal[: n - 1] += precision[1:n]
+        # Places beyond the last have precision 1 and touch nothing.
+        precision[n:] = 0.0
+        front = gram[: width + 1, : width + 1, None].repeat(1, 1, chains)
+        for i in range(width + 1):
+            front[i, i] += diagonal[i]
+            if i:
+                front[i, i - 1] -= precision[i]
+                front[i - 1, i] -= precision[i]
+        pivots, slopes = torch.empty_like(v), v.new_empty(n, width, chains)
+        for i in range(n):
+            pivots[i] = front[0, 0]
+            slopes[i] = -front[1:, 0] / pivots[i]
+            new = torch.zeros_like(front)
+            new[:-1, :-1] = front[1:, 1:] + slopes[i][:, None] * front[0, 1:]
+            j = i + width + 1
+            if j < n + width:
+                edge = gram[j, i + 1 : j, None].repeat(1, chains)
+                edge[-1] -= precision[j]
+                new[-1, :-1], new[:-1, -1] = edge, edge
+                new[-1, -1] = gram[j, j] + diagonal[j]
+            front = new
+        return pivots, slopes
+
+    @staticmethod
+    def _eliminated(pivots: Tensor, slopes: Tensor, b: Tensor) -> Tensor:
+        n, width, chains = slopes.shape
+        out = torch.cat([b, b.new_zeros(width, chains)])
+        for i in range(n):
+            out[i + 1 : i + 1 + width] += slopes[i] * out[i]
+        return out[:n] / pivots
+
+    @staticmethod
+    def _back(slopes: Tensor, b: Tensor) -> Tensor:
+        n, width, chains = slopes.shape
+        out = torch.cat([b, b.new_zeros(width, chains)])
+        for i in range(n - 1, -1, -1):
+            out[i] += (slopes[i] * out[i + 1 : i + 1 + width]).sum(0)
+        return out[:n]
 
 
 def sweeps(
     law: Increments,
-    walk: PinnedWalk | DenseWalk,
+    walk: PinnedWalk | BandedWalk,
     v: Tensor,
     numbers: Callable[[int], Tensor],
     count: int,

@@ -21,7 +21,7 @@ from ..likelihood import Likelihood
 from ..noise import GaussianNoise
 from ..operators import Matrix
 from ..priors.base import Prior, check_sigma
-from .gibbs import NUMBERS, DenseWalk, Increments, PinnedWalk, sweeps
+from .gibbs import NUMBERS, BandedWalk, Increments, PinnedWalk, sweeps
 from .problem import Problem, stream
 
 __all__ = ["WalkPosterior", "WalkPrior", "heavy_operators", "heavy_problems"]
@@ -189,10 +189,10 @@ class WalkPosterior:
     # Draws are this many sweeps away from the states they start at.
     apart = 25
 
-    def _walk(self, chains: int) -> PinnedWalk | DenseWalk:
+    def _walk(self, chains: int) -> PinnedWalk | BandedWalk:
         single = (self.matrix != 0).sum(1) == 1
         if not bool(single.all()):
-            return DenseWalk(self.matrix, self.y, self.sigma)
+            return BandedWalk(self.matrix, self.y, self.sigma)
         weight = (self.matrix**2).sum(0) / self.sigma**2
         pull = self.matrix.T @ self.y / self.sigma**2
         return PinnedWalk(weight[:, None].expand(-1, chains), pull[:, None].expand(-1, chains))
@@ -267,7 +267,7 @@ class WalkPosterior:
 
 
 def heavy_operators() -> dict[str, Matrix]:
-    """Deconvolution (Gaussian kernel of std 2, 13 taps, mirrored ends), every fourth place, and all places."""
+    """All places, every fourth of them, and a blur (Gaussian of std 2, 13 taps, mirrored ends)."""
     taps = torch.exp(-0.5 * (torch.arange(-6, 7, dtype=torch.float64) / 2) ** 2)
     padded = torch.arange(PLACES + 12) - 6
     padded = torch.where(padded < 0, -padded, padded)
@@ -276,11 +276,11 @@ def heavy_operators() -> dict[str, Matrix]:
     for i in range(PLACES):
         blur[i].index_add_(0, padded[i : i + 13], taps / taps.sum())
     eye = torch.eye(PLACES, dtype=torch.float64)
-    return {"deconvolve": Matrix(blur), "subsample": Matrix(eye[3::4]), "denoise": Matrix(eye)}
+    return {"denoise": Matrix(eye), "subsample": Matrix(eye[3::4]), "deconvolve": Matrix(blur)}
 
 
 def heavy_problems(problems: int = 8) -> Iterator[Problem]:
-    """`problems` walks of both laws for each operator, named "heavy/laplace deconvolve/0".
+    """`problems` walks of both laws for each operator, named "heavy/laplace denoise/0".
 
     sigma_y is fixed for each law and operator, 25 dB below the median over walks of the root mean square of A x: it
     tells nothing of the walk that was measured.
