@@ -57,7 +57,7 @@ class GuidedSolver(DiffusionSolver):
     """Solvers that are an estimate of E[x0 | x_sigma = x, y], followed down the noise levels by a transition.
 
     Args:
-        transition: "ancestral", "ddim", "heun", "ode2m" or "sde2m" (`invdiff.transitions`).
+        transition: the step from one level to the next, one of `invdiff.transitions.TRANSITIONS`.
         eta: share of fresh noise in "ddim", 0 to 1.
     """
 

@@ -13,7 +13,7 @@ from invdiff.solvers import DDNM, MMPS, TMPD, CapabilityError, DiffPIR, PiGDM
 from invdiff.transitions import TRANSITIONS
 
 SHAPE = (1, 8, 8)
-STEPS = {"ancestral": 150, "ddim": 150, "heun": 40, "ode2m": 60, "sde2m": 60}
+STEPS = {"ancestral": 150, "ddim": 150, "heun": 40}
 
 
 def problem() -> tuple[GaussianPrior, Likelihood]:
@@ -25,7 +25,8 @@ def problem() -> tuple[GaussianPrior, Likelihood]:
 def test_an_exact_guidance_gives_the_posterior_by_every_transition(transition):
     prior, likelihood = problem()
     exact = prior.posterior(likelihood)
-    solver = MMPS(steps=STEPS[transition], iterations=12, transition=transition, schedule="karras", sigma_max=20.0)
+    steps = STEPS.get(transition, 60)
+    solver = MMPS(steps=steps, iterations=12, transition=transition, schedule="karras", sigma_max=20.0)
     posterior = sample(solver, likelihood, prior, draws=128, seed=0, micro_batch=128)
     scale = float(exact.std.square().mean().sqrt())
     assert float((posterior.mean() - exact.mean).square().mean().sqrt()) < 0.15 * scale
@@ -36,14 +37,15 @@ def test_an_exact_guidance_gives_the_posterior_by_every_transition(transition):
 @pytest.mark.parametrize("solver", [PiGDM, TMPD, DiffPIR])
 def test_every_guidance_runs_with_every_transition(solver, transition):
     prior, likelihood = problem()
-    chosen = solver(steps=40, transition=transition)
+    settings = {"steps": 40, "schedule": "karras"}
+    chosen = solver(transition=transition, **settings)
     draws = sample(chosen, likelihood, prior, draws=32, micro_batch=32).draws
     posterior = prior.posterior(likelihood)
     # Approximate as they are, all are nearer to the posterior's mean than the prior's is.
     error = (draws.mean(0) - posterior.mean).square().mean()
     assert float(error) < 0.25 * float((prior.mean - posterior.mean).square().mean())
     other = "heun" if transition == "ode2m" else "ode2m"
-    assert not torch.allclose(draws, sample(solver(steps=40, transition=other), likelihood, prior, draws=32).draws)
+    assert not torch.allclose(draws, sample(solver(transition=other, **settings), likelihood, prior, draws=32).draws)
 
 
 @pytest.mark.parametrize(("solver", "own"), [(PiGDM, "pigdm"), (DiffPIR, "diffpir"), (DDNM, "ddnm"), (MMPS, None)])
