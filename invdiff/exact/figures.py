@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -47,10 +48,20 @@ def row_space(operator: Operator) -> Callable[[Tensor], Tensor]:
             return spectral.v(z * (spectral.inverse_singular(z, rcond=1e-6) > 0))
 
         return project
+    rows = _rows(operator)
+    if rows is None:
+        return lambda x: x
+    return lambda x: (x.flatten(1) @ rows.to(x) @ rows.to(x).T).reshape(x.shape)
+
+
+# The last operator's is kept, as problems of one cell come one after the other.
+@lru_cache(maxsize=1)
+def _rows(operator: LinearOperator) -> Tensor | None:
+    """Orthonormal directions that A sees, a column each, by the eigenvectors of A^T A; None where it sees all."""
     matrix = dense_matrix(operator, torch.zeros((), dtype=torch.float64))
-    _, s, vt = torch.linalg.svd(matrix, full_matrices=False)
-    rows = vt[s > 1e-6 * s[0]]
-    return lambda x: (x.flatten(1) @ rows.to(x).T @ rows.to(x)).reshape(x.shape)
+    values, vectors = torch.linalg.eigh(matrix.T @ matrix)
+    seen = values > 1e-12 * values[-1]
+    return None if bool(seen.all()) else vectors[:, seen]
 
 
 def observed_variance(covariance: Tensor, operator: Operator) -> float:
