@@ -6,9 +6,11 @@ results/laboratory_FAMILY.csv as soon as it is there, so that a run can be stopp
 skips the rows that stand. The mode says how draws of clouds of particles hang together: solvers with clouds run twice,
 with one independent draw of each cloud, and with all particles of each ("--modes" chooses).
 
-The figures are those of `invdiff.exact.verdict.FIGURES`; the solver "exact" is a set of exact draws of the same size,
-which is the floor of each figure, paired with the others as it belongs to the same problem. NFE and operator calls are
-those that one returned draw costs, a batch counting once. `python -m benchmarks.summary` makes tables of it.
+The figures are those of `invdiff.exact.verdict.FIGURES`, the mean squared errors of the draws' mean and of the exact
+one (their ratio is the gap to the MMSE estimate), and for mixture16 the kernel Stein discrepancy, which gates nothing.
+The solver "exact" is a set of exact draws of the same size, which is the floor of each figure, paired with the others
+as it belongs to the same problem. NFE and operator calls are those that one returned draw costs, a batch counting once.
+`python -m benchmarks.summary` makes tables of it.
 """
 
 from __future__ import annotations
@@ -23,8 +25,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from invdiff import Posterior, solvers
 from invdiff.exact.check import run
+from invdiff.exact.figures import stein_discrepancy
 from invdiff.exact.measure import Exact
 from invdiff.exact.problems import FAMILIES, Problem, problems
 from invdiff.exact.verdict import FIGURES
@@ -37,7 +42,7 @@ DRAWS = {"gaussian": 256, "mixture25": 2000, "mixture16": 500, "heavy": 256, "no
 MODES = ("independent", "cloud")
 COLUMNS = (
     *("family", "cell", "problem", "solver", "mode", "status", "draws", "nfe", "nfe_backward"),
-    *("operator_calls", "seconds", *FIGURES),
+    *("operator_calls", "seconds", *FIGURES, "mse", "mse_exact", "ksd"),
 )
 Row = dict[str, Any]
 
@@ -54,12 +59,12 @@ def variants(name: str, modes: Sequence[str], settings: dict[str, Any]) -> Itera
     Args:
         name: of the solver.
         modes: of MODES.
-        settings: for those solvers that have them; the label says which.
+        settings: for those solvers that have them; the label says which, and the mode how many particles.
     """
     plain = solvers.load(name)
     known = {field.name for field in dataclasses.fields(plain)}  # type: ignore[arg-type]
     own = {key: value for key, value in settings.items() if key in known}
-    label = name + "".join(f" {key}={value}" for key, value in own.items() if key != "keep")
+    label = name + "".join(f" {key}={value}" for key, value in own.items() if key not in ("keep", "particles"))
     clouds = "keep" in known
     for how in modes:
         if how == "cloud" and not clouds:
@@ -75,7 +80,7 @@ def measured(problem: Problem, solver: Solver | None, exact: Exact) -> Row:
     if solver is None:
         draws = exact.independent()
         costs: Row = {"status": "ok", "nfe": 0, "nfe_backward": 0, "operator_calls": 0.0, "seconds": 0.0}
-        return costs | {"draws": len(draws)} | exact.figures(draws)
+        return costs | {"draws": len(draws)} | figures(exact, draws)
     operator, count = counting(problem.likelihood.operator)
     counted = dataclasses.replace(problem, likelihood=dataclasses.replace(problem.likelihood, operator=operator))
     clock = time.monotonic()
@@ -96,7 +101,17 @@ def measured(problem: Problem, solver: Solver | None, exact: Exact) -> Row:
         "nfe_backward": record["nfe_backward"],
         "operator_calls": count.calls * share(posterior),
         "seconds": seconds,
-    } | exact.figures(posterior.draws)
+    } | figures(exact, posterior.draws)
+
+
+def figures(exact: Exact, draws: Tensor) -> Row:
+    """Those of the verdicts, the error of the mean and that of the exact mean, and for mixture16 the score's KSD."""
+    problem = exact.problem
+    out: Row = dict(exact.figures(draws))
+    out["mse"] = float((draws.double().mean(0) - problem.truth).square().mean())
+    out["mse_exact"] = float((problem.posterior.mean - problem.truth).square().mean())
+    out["ksd"] = stein_discrepancy(draws, problem) if problem.family == "mixture16" else math.nan
+    return out
 
 
 def share(posterior: Posterior) -> float:
