@@ -40,6 +40,7 @@ from invdiff.random import MemberRandom
 
 SHAPE = (1, 16, 16)
 SIGMA_Y = 0.05
+OPERATORS = ("inpaint", "blur", "down4", "denoise")
 CASES: dict[str, dict[str, Any]] = {
     "ddrm": {},
     "ddrm (20 steps)": {"steps": 20},
@@ -163,8 +164,8 @@ def merged(rows: list[dict[str, float | str]], path: Path) -> list[dict[str, str
         with path.open(newline="") as handle:
             standing = [row for row in csv.DictReader(handle) if row["solver"] in ("exact", *CASES)]
         text += [row for row in standing if (row["operator"], row["solver"]) not in fresh]
-    order, places = ["exact", *CASES], list(operators())
-    return sorted(text, key=lambda row: (places.index(row["operator"]), order.index(row["solver"])))
+    order = ["exact", *CASES]
+    return sorted(text, key=lambda row: (OPERATORS.index(row["operator"]), order.index(row["solver"])))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.posterior import CASES, merged, mode, run
+from benchmarks.posterior import CASES, OPERATORS, merged, mode, operators, run
 from invdiff import Posterior, solvers
 
 ROOT = Path(__file__).resolve().parent.parent
-OPERATORS = ("inpaint", "blur", "down4", "denoise")
 ROWS = {
     (row["operator"], row["solver"]): row
     for row in csv.DictReader((ROOT / "benchmarks" / "results" / "posterior.csv").open())
@@ -46,6 +45,7 @@ def test_a_solvers_docstring_declares_its_bias_as_measured(name, key):
 
 
 def test_every_solver_is_measured():
+    assert tuple(operators()) == OPERATORS
     missing = {"exact", *CASES} - {solver for _, solver in ROWS}
     assert not missing, f"run python -m benchmarks.posterior --solvers {' '.join(sorted(missing))}"
     assert len(ROWS) == len(OPERATORS) * (len(CASES) + 1)
