@@ -24,7 +24,11 @@ from .diffpir import DiffPIR
 from .dpmpp_2m import DPMpp2M
 from .dpmpp_sde import DPMppSDE
 from .dps import DPS
+from .fps_smc import FPSSMC
 from .heun import Heun
+from .kps import KPS
+from .kps_cloud import KPSCloud
+from .mcgdiff import MCGDiff
 from .mmps import MMPS
 from .pf_ode import PFODE
 from .pigdm import PiGDM
@@ -34,6 +38,7 @@ from .pnp_pgd import PnPPGD
 from .red_admm import REDADMM
 from .red_fp import REDFP
 from .red_gd import REDGD
+from .tds import TDS
 from .tmpd import TMPD
 
 __all__ = [
@@ -42,17 +47,22 @@ __all__ = [
     "DDPM",
     "DDRM",
     "DPS",
+    "FPSSMC",
+    "KPS",
     "MMPS",
     "PFODE",
     "REDADMM",
     "REDFP",
     "REDGD",
+    "TDS",
     "TMPD",
     "CapabilityError",
     "DPMpp2M",
     "DPMppSDE",
     "DiffPIR",
     "Heun",
+    "KPSCloud",
+    "MCGDiff",
     "PiGDM",
     "PnPADMM",
     "PnPHQS",
@@ -66,6 +76,8 @@ __all__ = [
 _CLASSES: tuple[type, ...] = (
     *(PnPPGD, PnPADMM, PnPHQS, REDGD, REDFP, REDADMM, DPS, DDRM),
     *(DDNM, PiGDM, DiffPIR, MMPS, TMPD),
+    *(TDS, FPSSMC, MCGDiff),
+    *(KPS, KPSCloud),
     *(DDPM, DDIM, Heun, DPMpp2M, DPMppSDE, PFODE),
 )
 _SOLVERS = {cls.__module__.rsplit(".", 1)[-1]: cls for cls in _CLASSES}
