@@ -38,7 +38,7 @@ class DiffPIR(GuidedSolver):
 
         error of the mean, posterior stds:    0.33 / 0.11 / 0.10 / 0.08
         std ratio:                            1.03 / 0.91 / 0.94 / 0.96
-        coverage of nominal 90 % intervals:   0.89 / 0.87 / 0.88 / 0.88
+        coverage of nominal 90 % intervals:   0.89 / 0.86 / 0.88 / 0.88
 
     Args:
         steps: number of denoiser calls.
