@@ -35,9 +35,11 @@ from .pigdm import PiGDM
 from .pnp_admm import PnPADMM
 from .pnp_hqs import PnPHQS
 from .pnp_pgd import PnPPGD
+from .pnpdm import PnPDM
 from .red_admm import REDADMM
 from .red_fp import REDFP
 from .red_gd import REDGD
+from .reddiff import REDDiff
 from .tds import TDS
 from .tmpd import TMPD
 
@@ -65,9 +67,11 @@ __all__ = [
     "MCGDiff",
     "PiGDM",
     "PnPADMM",
+    "PnPDM",
     "PnPHQS",
     "PnPPGD",
     "PriorSampler",
+    "REDDiff",
     "Solver",
     "load",
     "names",
@@ -76,6 +80,7 @@ __all__ = [
 _CLASSES: tuple[type, ...] = (
     *(PnPPGD, PnPADMM, PnPHQS, REDGD, REDFP, REDADMM, DPS, DDRM),
     *(DDNM, PiGDM, DiffPIR, MMPS, TMPD),
+    *(PnPDM, REDDiff),
     *(TDS, FPSSMC, MCGDiff),
     *(KPS, KPSCloud),
     *(DDPM, DDIM, Heun, DPMpp2M, DPMppSDE, PFODE),
