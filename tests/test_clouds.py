@@ -168,6 +168,21 @@ def test_steps_are_shown_as_they_come_back():
         assert seen == [(2, *inside)] * 3
 
 
+def test_clouds_that_are_finished_are_kept_when_interrupted():
+    calls = []
+
+    def interrupt(step: int, x: Tensor) -> None:
+        calls.append(step)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+
+    settings = {"micro_batch": 1, "draws": 32, "progress": False}
+    with pytest.warns(UserWarning, match="16 of 32 draws are finished and kept"):
+        some = sample(Reweighted(keep="cloud"), likelihood(), prior(), on_step=interrupt, **settings)
+    assert torch.equal(some.draws, sample(Reweighted(keep="cloud"), likelihood(), prior(), **settings).draws[:16])
+    assert (some.record["draws"], some.record["interrupted"], some.record["nfe"]) == (16, True, 3)
+
+
 def test_a_cloud_goes_on_from_an_image():
     image = torch.full(SHAPE, 0.3)
     settings = {"start": image, "start_sigma": 0.01, "micro_batch": 1}

@@ -33,7 +33,9 @@ class MCGDiff(CloudSolver):
         t < tau or s = 0:  m + sqrt(p) eps
 
     where a coordinate with sigma > tau > t stops at tau on its way, at ybar, with the same x0; before that particles
-    are resampled by the probability that their moves give to ybar, divided by g_sigma.
+    are resampled by the probability that their moves give to ybar, divided by g_sigma. Stopping there, no potential is
+    narrower than the moves, which the official code, whose coordinates are freed at the level nearest to tau, holds
+    open by a small kappa.
 
     Cardoso, Janati El Idrissi, Le Corff, Moulines 2024, "Monte Carlo Guided Denoising Diffusion Models for Bayesian
     Linear Inverse Problems", algorithm 1 and its extension to noise.

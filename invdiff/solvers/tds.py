@@ -96,11 +96,7 @@ class TDS(CloudSolver):
         for sigma, t in itertools.pairwise(levels[:-1]):
             ancestors = resample(log_weights, random, self.resampling)
             x, x0, before, guide = (gather(part, ancestors) for part in (x, x0, twist, guide))
-            share, fresh = (t / sigma) ** 2, t * (1 - (t / sigma) ** 2) ** 0.5
-            shift, eps = (1 - share) * guide, random.normal(x)
-            x = x0 + share * (x - x0) + shift + fresh * eps
-            # The step deviates by eps from the mean of q, and by eps + shift / fresh from that of p, in its own std.
-            ratio = -(shift / fresh * (eps + shift / (2 * fresh))).double().flatten(2).sum(2)
+            x, ratio = _step(x, x0, guide, sigma, t, random.normal(x))
             x0, twist, guide = self._twisted(misfit, denoiser, x, t)
             log_weights = ratio + twist - before
             yield self.shown(x, log_weights)
@@ -123,6 +119,15 @@ class TDS(CloudSolver):
             (slope,) = torch.autograd.grad(log_twist.sum(), leaf)
         twist = log_twist.detach().double().reshape(x.shape[:2])
         return x0.detach().reshape(x.shape), twist, sigma**2 * slope.reshape(x.shape)
+
+
+def _step(x: Tensor, x0: Tensor, guide: Tensor, sigma: float, t: float, eps: Tensor) -> tuple[Tensor, Tensor]:
+    """x' ~ q(x' | x) by the standard normal eps, and log p(x' | x) / q(x' | x), (b, n)."""
+    share, fresh = (t / sigma) ** 2, t * (1 - (t / sigma) ** 2) ** 0.5
+    shift = (1 - share) * guide
+    # x' is eps from the mean of q, and eps + shift / fresh from that of p, in units of the std that they share.
+    ratio = -(shift / fresh * (eps + shift / (2 * fresh))).double().flatten(2).sum(2)
+    return x0 + share * (x - x0) + shift + fresh * eps, ratio
 
 
 class _Misfit:

@@ -21,7 +21,7 @@ from invdiff.random import MemberRandom
 from invdiff.solvers import FPSSMC, TDS, MCGDiff
 from invdiff.solvers.base import SingularCoordinates
 from invdiff.solvers.mcgdiff import _Seen
-from invdiff.solvers.tds import _Misfit
+from invdiff.solvers.tds import _Misfit, _step
 
 MEAN = torch.tensor([0.3, 0.6], dtype=torch.float64)
 COVARIANCE = torch.tensor([[0.05, 0.03], [0.03, 0.04]], dtype=torch.float64)
@@ -198,6 +198,38 @@ def test_the_guide_of_tds_is_the_gradient_of_its_twist():
     residual = Y - (x[0] @ shrink.T + offset) @ ROW.T
     torch.testing.assert_close(twist[0], -0.5 * residual[:, 0] ** 2 / variance)
     torch.testing.assert_close(guide[0], sigma**2 * residual / variance * (ROW @ shrink))
+
+
+def test_a_step_of_tds_is_azulas():
+    """The same particle, twist and noise: the same next particle, and the same weight."""
+    guidance = pytest.importorskip("azula.guidance.tds", reason="the optional package azula is not installed")
+    from azula.denoise import Denoiser, DiracPosterior
+
+    class Exact(Denoiser):
+        schedule = staticmethod(lambda t: (torch.ones_like(t), t))
+
+        def forward(self, x_t, t, **_):
+            return DiracPosterior(PRIOR(x_t, float(t)))
+
+    solver, sigma, t = TDS(tau=0.3), 0.7, 0.4
+
+    def twist(x0: Tensor, level: Tensor) -> Tensor:
+        variance = SIGMA_Y**2 + solver._spread(float(level)) * float(ROW.square().sum())
+        return -0.5 * (Y - x0 @ ROW.T).square() / variance
+
+    x = torch.rand(1, 1, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    carry: dict[str, Tensor] = {}
+    levels = [torch.tensor(level, dtype=torch.float64) for level in (sigma, t)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        following = guidance.TDSSampler(Exact(), twist, silent=True).step(x[0], *levels, carry)
+    x0, log_twist, guide = solver._twisted(_Misfit(likelihood(), x), PRIOR, x, sigma)
+    still, _ = _step(x, x0, guide, sigma, t, torch.zeros_like(x))
+    eps = (following - still) / (t * (1 - (t / sigma) ** 2) ** 0.5)
+    ours, ratio = _step(x, x0, guide, sigma, t, eps)
+    torch.testing.assert_close(ours[0], following)
+    torch.testing.assert_close(ratio - log_twist, carry["log_w"][None])
+    assert 0 < eps.abs().max() < 4
 
 
 @pytest.mark.parametrize("solver", [TDS(tau=None, steps=60), MCGDiff(steps=60)])
