@@ -188,7 +188,7 @@ def check(
     settings: Annotated[
         list[str] | None, _option("--set", help="A setting of the solver, such as solver.steps=20; may be repeated.")
     ] = None,
-    draws: Annotated[int, _option("--draws", help="Number of draws for each problem, from 39 on.")] = 256,
+    draws: Annotated[int, _option("--draws", help="Number of draws for each problem, from 39 on.")] = 512,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:

@@ -57,7 +57,7 @@ _FAMILIES = {
     "heavy": "walks of 64 Laplace or Student increments: heavy tails, by Gibbs sampling",
     "nonlinear": "phase retrieval and clipping of a mixture of Gaussians in 2 dimensions, by a grid",
 }
-DRAWS = 256
+DRAWS = 512
 # Below this many draws a 95 % interval does not exist, and the floor hides everything.
 _LEAST = 39
 _ROWS = 12

@@ -21,6 +21,7 @@ __all__ = ["Exact", "mode"]
 
 # Exact draws for the picture, and for the variance where no covariance is known.
 _REFERENCE = 2000
+_VALUES = 2**24
 # Problems of one cell share their operator, whose projection may take a dense decomposition.
 _row_space = lru_cache(maxsize=2)(row_space)
 
@@ -46,17 +47,18 @@ class Exact:
     Args:
         problem: the problem.
         count: number of draws.
-        floors: how many sets of exact draws tell the Monte Carlo error.
+        floors: how many sets of exact draws tell the Monte Carlo error; fewer, but 8, where they would fill memory.
     """
 
     problem: Problem
     count: int
-    floors: int = 16
+    floors: int = 32
 
     @cached_property
     def sets(self) -> list[Tensor]:
         """The sets of exact draws, each (count, *shape)."""
-        many = self.problem.posterior.sample(self.count * self.floors, seed=11)
+        sets = max(8, min(self.floors, _VALUES // (self.count * self.problem.truth.numel())))
+        many = self.problem.posterior.sample(self.count * sets, seed=11)
         return list(many.split(self.count))
 
     @cached_property
