@@ -79,7 +79,8 @@ def likelihood() -> Likelihood:
 
 def quick(name: str):
     solver = solvers.load(name)
-    return dataclasses.replace(solver, **({"steps": 4} if solver.stochastic else {"iterations": 3}))
+    cheap = {"daps": {"ode_steps": 1, "langevin_steps": 5}, "pnpdm": {"prior_steps": 2}}.get(name, {})
+    return dataclasses.replace(solver, **({"steps": 4} if solver.stochastic else {"iterations": 3}) | cheap)
 
 
 @pytest.mark.parametrize("solver", sorted(solvers.names()))
