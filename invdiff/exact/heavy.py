@@ -38,7 +38,9 @@ class WalkPrior(Prior):
 
     The estimate is a function of x and sigma alone: the random numbers of a member are taken from a fixed pool, at a
     place that x (rounded to an eighth of sigma) and sigma decide. It carries a Monte Carlo error, which differs from
-    one noise level and member to the next and is told by `standard_error`. Its derivative is
+    one noise level and member to the next and is told by `standard_error`: with the default chains, from sigma 0.05 to
+    300, 0.3 to 3.4 % of the posterior std (root mean squares) for Laplace's law and 0.3 to 9 % for Student's, most at
+    sigma 1 and 10. Its derivative is
     Cov[x0 | x] / sigma^2 by the same draws, not the derivative of the draws.
 
     Args:
@@ -163,6 +165,10 @@ def _pool() -> Tensor:
 @dataclass(frozen=True)
 class WalkPosterior:
     """The posterior of a walk given one measurement, from 256 Gibbs chains; it has no normalised density.
+
+    The Monte Carlo error of the mean, `mean_error`, is at most 3.3 % of the posterior std at any place of the problems
+    0 to 2 of each cell, and runs of five times the length differ from these by no more than the two errors explain
+    (mean square of the standardised difference 0.7 to 1.5); the stds agree within 5.4 %.
 
     Args:
         law: of the increments.
