@@ -49,6 +49,8 @@ class PnPDM(DiffusionSolver):
         std ratio:                            1.35 / 1.17 / 1.03 / 2.11
         coverage of nominal 90 % intervals:   0.94 / 0.94 / 0.91 / 0.96
 
+    With rho_min = 0.05 the means are off by 0.18 / 0.08 / 0.05 / 0.40 and the coverage is 0.93 / 0.90 / 0.90 / 0.96.
+
     Args:
         steps: number of iterations.
         schedule: spacing of the diffusion's noise levels, a name of `invdiff.schedule.noise_levels`.
