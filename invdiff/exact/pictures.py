@@ -59,10 +59,12 @@ def show(draws: Tensor, sets: Sequence[Tensor], reference: Tensor) -> Shown:
     grid = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
     apart = (flat.quantile(grid, 0) - exact.quantile(grid, 0)).abs().mean(0) / exact.std(0).clamp_min(1e-12)
     order = apart.argsort(descending=True)
-    chosen = [int(order[0]), int(order[len(order) // 2]), int(order[-1])]
+    chosen = {"worst": int(order[0]), "best": int(order[-1])}
+    if len(order) > 2:
+        chosen = {"worst": int(order[0]), "median": int(order[len(order) // 2]), "best": int(order[-1])}
     marginals = tuple(
-        Marginal(f"{title} match, {_place(index, draws.shape[1:])}", exact[:, index], flat[:, index])
-        for title, index in zip(("worst", "median", "best"), dict.fromkeys(chosen), strict=False)
+        Marginal(f"{word} match, {_place(index, draws.shape[1:])}", exact[:, index], flat[:, index])
+        for word, index in chosen.items()
     )
     if len(draws) < 39:  # 95 % intervals do not exist
         return Shown(marginals, None, None)
@@ -119,7 +121,7 @@ def picture(outcomes: Sequence[Outcome], shown: dict[str, Shown], title: str) ->
     parts = figure.subfigures(len(rows), 1, squeeze=False).flatten()
     for part, (outcome, what) in zip(parts, rows, strict=True):
         part.suptitle(
-            textwrap.fill(f"{outcome.problem}: {outcome.words}", 150),
+            textwrap.fill(f"{outcome.problem}: {outcome.words}", 180),
             fontsize=9,
             x=0.01,
             ha="left",

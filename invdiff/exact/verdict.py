@@ -55,7 +55,7 @@ class Floor:
             off = abs(off)
         most = 4 * self.deviation[name] + 1e-3
         # The error of a few weights is that of one or two binomials, whose tail a dozen sets do not show.
-        return off <= (max(most, 3 * self.typical[name]) if name == "weights_tv" else most)
+        return off <= (max(most, 4 * self.typical[name]) if name == "weights_tv" else most)
 
 
 @dataclass(frozen=True)
