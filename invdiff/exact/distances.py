@@ -19,7 +19,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, p: int = 1, directions: int = 100, 
 
         (mean_u  integral_0^1 |F_a,u^-1(t) - F_b,u^-1(t)|^p dt)^(1/p).
 
-    Bonneel, Rabin, Peyre, Pfister 2015, "Sliced and Radon Wasserstein barycenters of measures", eq. 7.
+    Bonneel, Rabin, Peyre, Pfister 2015, "Sliced and Radon Wasserstein barycenters of measures".
 
     Args:
         a: draws, (n, ...).
@@ -55,7 +55,7 @@ def _transport(a: Tensor, b: Tensor, p: int) -> Tensor:
 def energy_distance(a: Tensor, b: Tensor) -> float:
     """sqrt(2 E|X - Y| - E|X - X'| - E|Y - Y'|) over all pairs of draws, each set's own zero distances included.
 
-    Szekely and Rizzo 2013, "Energy statistics: A class of statistics based on distances", eq. 5; its root, as in scipy.
+    Szekely and Rizzo 2013, "Energy statistics: A class of statistics based on distances"; its root, as in scipy.
 
     Args:
         a: draws, (n, ...).
@@ -89,7 +89,7 @@ def bootstrap(
 ) -> tuple[float, float]:
     """The interval distance(a, b) +/- z * (std of the distance over resampled sets), not below 0.
 
-    Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 12.5. Resampled sets repeat draws and are
+    Efron and Tibshirani 1993, "An Introduction to the Bootstrap". Resampled sets repeat draws and are
     further apart than new ones would be, so their spread is used and not their quantiles.
 
     Args:

@@ -178,7 +178,7 @@ def stein_discrepancy(draws: Tensor, problem: Problem) -> float:
 
         s(x).s(x') k + s(x).grad' k + s(x').grad k + div grad' k,    s = grad log p(x | y)
 
-    Gorham and Mackey 2017, "Measuring Sample Quality with Kernels", eq. 6. It looks at scores alone, hardly sees the
+    Gorham and Mackey 2017, "Measuring Sample Quality with Kernels". It looks at scores alone, hardly sees the
     weights of modes far apart, and exact draws can lose to biased ones by it: no verdict rests on it.
 
     Args:

@@ -6,7 +6,7 @@ With x ~ N(m, C), y = A x + n, n ~ N(0, sigma_y^2 I) and the gain K = C A^T (A C
 
 (Rasmussen and Williams 2006, eq. A.6). K does not depend on y and is computed once per operator and sigma_y. A draw
 needs no square root of the posterior's covariance: with x' a draw of the prior and n' of the noise,
-x' + K (y - A x' - n') is one of the posterior (Hoffman and Ribak 1991, eq. 5).
+x' + K (y - A x' - n') is one of the posterior (Hoffman and Ribak 1991).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Two published set-ups, both with posteriors in closed form (`invdiff.priors.mixt
 
     mixture25   25 modes on a grid, in 8 to 800 dimensions, of which 1, 2 or 4 are measured: Cardoso, Janati El Idrissi,
                 Le Corff, Moulines 2024, "Monte Carlo guided Denoising Diffusion models for Bayesian linear inverse
-                problems", section 4
+                problems"
     mixture16   two modes in 2 of 16 dimensions, measured or not: arXiv 2602.04189
 """
 
