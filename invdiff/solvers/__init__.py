@@ -16,6 +16,7 @@ import sys
 from typing import Any
 
 from .base import CapabilityError, PriorSampler, Solver
+from .daps import DAPS
 from .ddim import DDIM
 from .ddnm import DDNM
 from .ddpm import DDPM
@@ -44,6 +45,7 @@ from .tds import TDS
 from .tmpd import TMPD
 
 __all__ = [
+    "DAPS",
     "DDIM",
     "DDNM",
     "DDPM",
@@ -80,7 +82,7 @@ __all__ = [
 _CLASSES: tuple[type, ...] = (
     *(PnPPGD, PnPADMM, PnPHQS, REDGD, REDFP, REDADMM, DPS, DDRM),
     *(DDNM, PiGDM, DiffPIR, MMPS, TMPD),
-    *(PnPDM, REDDiff),
+    *(DAPS, PnPDM, REDDiff),
     *(TDS, FPSSMC, MCGDiff),
     *(KPS, KPSCloud),
     *(DDPM, DDIM, Heun, DPMpp2M, DPMppSDE, PFODE),
