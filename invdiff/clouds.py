@@ -50,7 +50,7 @@ def normalise(log_weights: Tensor) -> Tensor:
 def effective_size(log_weights: Tensor) -> Tensor:
     """1 / sum_i w_i^2 of every cloud, (b,): from 1, one particle has all the weight, to n, all have the same.
 
-    Kong, Liu, Wong 1994, "Sequential Imputations and Bayesian Missing Data Problems", section 4.1.
+    Kong, Liu, Wong 1994, "Sequential Imputations and Bayesian Missing Data Problems".
     """
     return 1 / normalise(log_weights).square().sum(1)
 
@@ -58,7 +58,7 @@ def effective_size(log_weights: Tensor) -> Tensor:
 def systematic(log_weights: Tensor, random: MemberRandom) -> Tensor:
     """Ancestors (b, n) by one uniform number a cloud: particle i has floor(n w_i) or one more children.
 
-    Kitagawa 1996, "Monte Carlo Filter and Smoother for Non-Gaussian Nonlinear State Space Models", appendix.
+    Kitagawa 1996, "Monte Carlo Filter and Smoother for Non-Gaussian Nonlinear State Space Models".
     """
     n = log_weights.shape[1]
     offset = random.uniform(log_weights.new_empty(log_weights.shape[0], 1, dtype=torch.float64))
