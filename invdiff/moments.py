@@ -22,6 +22,7 @@ from .noise import GaussianNoise
 from .operators import LinearOperator
 from .operators.linalg import conjugate_gradient, inner
 from .priors.base import Prior
+from .solvers.base import column
 from .spectrum import Spectrum
 
 __all__ = ["MomentMatched"]
@@ -35,19 +36,26 @@ class MomentMatched:
         denoiser: the prior. Where it cannot be differentiated, products with its Jacobian are differences of two
             calls, a tenth of sigma apart (RMS).
         like: a batch of the images to come, (b, *in_shape).
-        products: products with the Jacobian at each level, from 1 on.
+        products: most products with the Jacobian at each level, from 1 on.
+        tolerance: share of sigma (RMS) at which what is missing from an estimate no longer counts.
         inner_steps: most steps of the preconditioner's own conjugate gradients, which never call the denoiser.
     """
 
     def __init__(
-        self, likelihood: Likelihood, denoiser: Prior, like: Tensor, products: int = 2, inner_steps: int = 50
+        self,
+        likelihood: Likelihood,
+        denoiser: Prior,
+        like: Tensor,
+        products: int = 5,
+        tolerance: float = 0.005,
+        inner_steps: int = 50,
     ) -> None:
         assert isinstance(likelihood.operator, LinearOperator)
         assert isinstance(likelihood.noise, GaussianNoise)
         self.likelihood, self.denoiser = likelihood, denoiser
         self.operator = likelihood.operator
         self.variance = likelihood.noise.like(likelihood.batched_y.to(like)) ** 2
-        self.products, self.inner_steps = products, inner_steps
+        self.products, self.tolerance, self.inner_steps = products, tolerance, inner_steps
         self.spectrum = Spectrum(like.shape[1:])
         self.u: Tensor | None = None
 
@@ -61,24 +69,38 @@ class MomentMatched:
             u, budget = self.u, budget - 1
             image, shift = self._system(near, u, sigma)
             residual = residual - image
-        # Flexible conjugate gradients (Polak and Ribiere): the preconditioner is solved only roughly.
-        z = direction = self._precondition(residual, sigma)
+        z = self._precondition(residual, sigma)
+        direction = z
+        # Members stop one by one, so that none feels how hard its neighbours' systems are.
+        going = self._unsolved(z, sigma)
         for step in range(budget):
+            if not bool(going.any()):
+                break
             image, lift = self._system(near, direction, sigma)
             curvature = inner(direction, image)
-            length = torch.where(curvature > 0, inner(direction, residual) / curvature, 0.0)
-            length = length.reshape(-1, *(1,) * (residual.ndim - 1))
-            u, shift = u + length * direction, shift + _fit(length, lift) * lift
-            if step + 1 < budget:
-                after = residual - length * image
-                fresh = self._precondition(after, sigma)
-                before = inner(z, residual)
-                turn = torch.where(before > 0, inner(fresh, after - residual) / before, 0.0)
-                direction = fresh + turn.reshape(length.shape) * direction
-                residual, z = after, fresh
+            length = torch.where(going & (curvature > 0), inner(direction, residual) / curvature, 0.0)
+            u = u + column(length, u) * direction
+            shift = shift + column(length, shift) * lift
+            if step + 1 == budget:
+                break
+            # Flexible conjugate gradients (Polak and Ribiere): the preconditioner is solved only roughly.
+            after = residual - column(length, residual) * image
+            fresh = self._precondition(after, sigma)
+            before = inner(z, residual)
+            turn = torch.where(before > 0, inner(fresh, after - residual) / before, 0.0)
+            direction = fresh + column(turn, fresh) * direction
+            residual, z = after, fresh
+            going = going & self._unsolved(z, sigma)
         self.u = u
         self.spectrum.learn(sigma)
         return near.x0 + shift
+
+    def _unsolved(self, z: Tensor, sigma: float) -> Tensor:
+        """Whether the preconditioner's guess of what is missing from each member's estimate counts beside sigma."""
+        if self.spectrum.power is None:
+            return torch.ones(z.shape[0], dtype=torch.bool, device=z.device)
+        missing = self.spectrum.covariance(self.operator.adjoint(z), sigma)
+        return missing.flatten(1).square().mean(1).sqrt() > self.tolerance * sigma
 
     def _system(self, near: Linearised, v: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
         """(A S A^T + R) v, and S A^T v on the way."""
@@ -97,7 +119,3 @@ class MomentMatched:
             return self.operator.forward(image) + self.variance * v
 
         return conjugate_gradient(apply, residual, tol=1e-3, max_iter=self.inner_steps).x
-
-
-def _fit(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *(1,) * (like.ndim - 1))

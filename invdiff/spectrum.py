@@ -30,6 +30,8 @@ class Spectrum:
     """
 
     def __init__(self, in_shape: Sequence[int]) -> None:
+        self.power: Tensor | None = None
+        self.forget()
         self.image = len(in_shape) == 3
         if not self.image:
             self.bands = torch.zeros(math.prod(in_shape), dtype=torch.long)
@@ -40,9 +42,8 @@ class Spectrum:
         radius = (fy**2 + fx**2).sqrt().round().long()
         rings = int(radius.max()) + 1
         group = torch.arange(channels).clamp_max(1) if channels == 3 else torch.zeros(channels, dtype=torch.long)
-        self.bands = (radius + rings * group[:, None, None]).flatten()
         self.count = rings * (int(group.max()) + 1)
-        self.power: Tensor | None = None
+        self.bands = (radius + rings * group[:, None, None]).flatten()
 
     def forget(self) -> None:
         """Begin to listen at a new noise level."""
