@@ -39,13 +39,13 @@ class Perfect:
         yield self.spoil(problem.posterior.sample(len(x), seed=self.seed), problem).to(x)
 
 
-def quick(solver, *names: str, draws: int = 128) -> Report:
+def quick(solver, *names: str, draws: int = 48) -> Report:
     return check(solver, names, draws=draws)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_exact_draws_are_within_the_floor_everywhere(seed):
-    report = quick(Perfect(seed=seed), INPAINT, BLUR, MODES)
+    report = quick(Perfect(seed=seed), INPAINT, BLUR, MODES, draws=96)
     assert [outcome.grade for outcome in report.outcomes] == ["exact"] * 3, report.lines()
     assert report.verdict.startswith(
         "Within the Monte Carlo floor of exact draws on all 3: its error bars can be used."
@@ -68,14 +68,14 @@ def shrink_observed(x: Tensor, problem: Problem) -> Tensor:
     ],
 )
 def test_each_fault_is_named(spoil, name, sentence):
-    (outcome,) = quick(Perfect(spoil), name).outcomes
+    (outcome,) = quick(Perfect(spoil), name, draws=128).outcomes
     assert outcome.grade == "wrong"
     assert re.search(sentence, outcome.words), outcome.words
 
 
 def test_a_small_fault_is_close_and_not_wrong():
     slightly = Perfect(lambda x, p: p.posterior.mean + 1.04 * (x - p.posterior.mean))
-    (outcome,) = quick(slightly, DENOISE).outcomes
+    (outcome,) = quick(slightly, DENOISE, draws=128).outcomes
     assert outcome.grade == "close"
     assert outcome.words.startswith("close to exact draws (spread 1.04 of the true one in observed pixels)")
 
