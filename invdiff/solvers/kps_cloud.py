@@ -37,8 +37,8 @@ class KPSCloud(CloudSolver):
         e ~ N(D, S),  n ~ N(0, R),    x0 = e + S A^T (A S A^T + R)^-1 (y - A e - n)
         x' = x0 + r (x - x0) + t sqrt(1 - r) eps
 
-    where x0 is a draw given x and y and x' one of the bridge between x and x0: for Gaussian x0 given x this is exact for
-    steps of any length. Then, with N(y | z) the Gaussian of mean A E[x0 | z] and covariance A Cov[x0 | z] A^T + R,
+    where x0 is a draw given x and y and x' one of the bridge between x and x0: for Gaussian x0 given x this is exact
+    for steps of any length. Then, with N(y | z) the Gaussian of mean A E[x0 | z] and covariance A Cov[x0 | z] A^T + R,
 
         w' = w N(y | x') / N(y | x, x')
 
