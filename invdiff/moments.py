@@ -66,9 +66,12 @@ class MomentMatched:
         residual = self.likelihood.residual(near.x0)
         u, shift, budget = torch.zeros_like(residual), torch.zeros_like(x), self.products
         if self.u is not None and budget > 1:
-            u, budget = self.u, budget - 1
-            image, shift = self._system(near, u, sigma)
-            residual = residual - image
+            # The solution before is the first direction and not the start: where the covariance has changed much, as
+            # when a mode is decided, the step along it is short.
+            image, shift = self._system(near, self.u, sigma)
+            length = _step(inner(self.u, residual), inner(self.u, image))
+            u, shift = column(length, u) * self.u, column(length, shift) * shift
+            residual, budget = residual - column(length, residual) * image, budget - 1
         z = self._precondition(residual, sigma)
         direction = z
         # Members stop one by one, so that none feels how hard its neighbours' systems are.
@@ -77,8 +80,7 @@ class MomentMatched:
             if not bool(going.any()):
                 break
             image, lift = self._system(near, direction, sigma)
-            curvature = inner(direction, image)
-            length = torch.where(going & (curvature > 0), inner(direction, residual) / curvature, 0.0)
+            length = torch.where(going, _step(inner(direction, residual), inner(direction, image)), 0.0)
             u = u + column(length, u) * direction
             shift = shift + column(length, shift) * lift
             if step + 1 == budget:
@@ -86,8 +88,7 @@ class MomentMatched:
             # Flexible conjugate gradients (Polak and Ribiere): the preconditioner is solved only roughly.
             after = residual - column(length, residual) * image
             fresh = self._precondition(after, sigma)
-            before = inner(z, residual)
-            turn = torch.where(before > 0, inner(fresh, after - residual) / before, 0.0)
+            turn = _step(inner(fresh, after - residual), inner(z, residual))
             direction = fresh + column(turn, fresh) * direction
             residual, z = after, fresh
             going = going & self._unsolved(z, sigma)
@@ -119,3 +120,8 @@ class MomentMatched:
             return self.operator.forward(image) + self.variance * v
 
         return conjugate_gradient(apply, residual, tol=1e-3, max_iter=self.inner_steps).x
+
+
+def _step(slope: Tensor, curvature: Tensor) -> Tensor:
+    """slope / curvature of each member, and 0 where a network's Jacobian, which is no covariance, leaves none."""
+    return torch.where(curvature > 0, slope / torch.where(curvature > 0, curvature, 1.0), 0.0)
