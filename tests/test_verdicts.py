@@ -21,12 +21,14 @@ from invdiff.priors.analytic import GaussianMixture
 from invdiff.random import MemberRandom
 from invdiff.solvers.base import CapabilityError, Margins, Solver
 
-DRAWS, MEASUREMENTS = 48, 2
+DRAWS, MEASUREMENTS = 24, 2
 DRAWING = sorted(
     name
     for name in solvers.names()
     if solvers.load(name).stochastic and not isinstance(solvers.load(name), solvers.PriorSampler)
 )
+# Where the covariance of every particle takes seconds the problem of fewest measured values stands for the four.
+ONLY = {"kps_cloud": ("down4",)}
 KEYS = ("mean_error", "std_ratio", "coverage")
 
 
@@ -62,17 +64,18 @@ def room() -> dict[str, dict[str, float]]:
     """Three standard deviations of each figure over exact sets of the same size, per operator."""
     out = {}
     for name, (_, exact) in problems().items():
-        pools = torch.stack([e.sample(12 * DRAWS, seed=5) for e in exact], 1)
+        pools = torch.stack([e.sample(24 * DRAWS, seed=5) for e in exact], 1)
         sets = [figures(part, exact) for part in pools.split(DRAWS)]
         out[name] = {key: 3 * float(torch.tensor([s[key] for s in sets]).std()) for key in KEYS}
     return out
 
 
-def broken_promises(solver: Solver) -> list[str]:
+def broken_promises(solver: Solver, only: tuple[str, ...] = report.OPERATORS) -> list[str]:
     """What the solver's draws do not keep of its margins, in words; all of its figures lie inside where empty."""
     margins: Margins = solver.margins  # type: ignore[attr-defined]
     found, ran = [], 0
-    for name, (likelihood, exact) in problems().items():
+    for name in only:
+        likelihood, exact = problems()[name]
         try:
             draws = sample(solver, likelihood, prior(), draws=DRAWS, seed=0, micro_batch=DRAWS * MEASUREMENTS).draws
         except CapabilityError:
@@ -83,14 +86,14 @@ def broken_promises(solver: Solver) -> list[str]:
         for key, (low, high) in bounds.items():
             if not low - spare[key] <= got[key] <= high + spare[key]:
                 found.append(f"{name}: {key} {got[key]:.3f} outside {low:.2f} to {high:.2f} +/- {spare[key]:.3f}")
-    return found if ran else ["no problem of the four could be run"]
+    return found if ran else ["no problem could be run"]
 
 
 @pytest.mark.parametrize("name", DRAWING)
 def test_a_solver_that_draws_declares_its_margins_and_keeps_them(name):
-    solver = solvers.load(name)
+    solver = solvers.load(name, **report.LIGHT.get(name, {}))
     assert isinstance(getattr(solver, "margins", None), Margins), f"{name} declares no margins"
-    assert broken_promises(solver) == []
+    assert broken_promises(solver, ONLY.get(name, report.OPERATORS)) == []
 
 
 def test_margins_that_are_too_good_are_found_out():
