@@ -79,8 +79,10 @@ class MomentMatched:
         for step in range(budget):
             if not bool(going.any()):
                 break
+            # A member that has stopped learns nothing more either: its products with 0 leave its spectrum alone.
+            direction = torch.where(column(going, direction), direction, 0.0)
             image, lift = self._system(near, direction, sigma)
-            length = torch.where(going, _step(inner(direction, residual), inner(direction, image)), 0.0)
+            length = _step(inner(direction, residual), inner(direction, image))
             u = u + column(length, u) * direction
             shift = shift + column(length, shift) * lift
             if step + 1 == budget:
