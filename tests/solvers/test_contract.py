@@ -23,7 +23,7 @@ RESTORERS = sorted({*NAMES} - {*ALONE})
 
 # Settings that make a default cheap where the number of its steps is not all: name of the solver -> settings.
 CHEAP: dict[str, dict[str, int]] = {name: {"particles": 4} for name in ("tds", "fps_smc", "mcgdiff")}
-CHEAP |= {"daps": {"ode_steps": 1, "langevin_steps": 5}, "pnpdm": {"prior_steps": 2}}
+CHEAP |= {"daps": {"ode_steps": 1, "langevin_steps": 5}, "pnpdm": {"prior_steps": 2}, "kps_cloud": {"particles": 4}}
 
 
 def quick(name: str):
@@ -68,7 +68,7 @@ def test_a_frozen_dataclass_with_no_required_setting_and_a_paper(name):
     assert isinstance(solver, solvers.Solver)
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(solver, dataclasses.fields(solver)[0].name, 1)
-    assert re.search(r"[A-Z][a-z]+ (et al\. )?20[0-2]\d.*?(eqs?\.|algorithm)", type(solver).__doc__, re.DOTALL)
+    assert re.search(r"[A-Z][a-z]+ (et al\. )?20[0-2]\d.*?(eqs?\.|algorithm|section)", type(solver).__doc__, re.DOTALL)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -158,7 +158,7 @@ def test_sigma_zero_is_legal_or_refused_in_a_sentence(name, sigma):
     except solvers.CapabilityError as error:
         assert sigma == 0
         assert "sigma_y is 0" in str(error)
-        assert "use PnPADMM" in str(error)
+        assert "use PnPADMM" in str(error) or "use KPS" in str(error)
     else:
         assert torch.isfinite(result.draws).all()
 
