@@ -6,12 +6,16 @@ has given y = A x0 + n, n ~ N(0, R), the mean
     D + S A^T u,    (A S A^T + R) u = y - A D
 
 (Rozet, Andry, Lanusse, Louppe 2024, "Learning Diffusion Priors from Observations by Expectation Maximization", section
-4.2), exact where x0 given x_sigma is Gaussian. What is new here is how u is found: from the u of the level before, by
-conjugate gradients preconditioned with the same matrix for stationary images, whose power spectrum is learned from the
-products that have been made anyway. Two products with S a level are then enough where dozens were needed.
+4.2), exact where x0 given x_sigma is Gaussian. What is new here is how u is found: by residuals minimised over the u
+of the level before and over residuals preconditioned with the same matrix for stationary images, whose power spectrum
+is learned from the products that have been made anyway. Two products with S a level are then enough where dozens were
+needed. Above the level up to which the prior's Jacobian is a covariance (`Prior.jacobian_limit`) S is that of
+stationary photographs.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -48,7 +52,7 @@ class MomentMatched:
         like: Tensor,
         products: int = 5,
         tolerance: float = 0.005,
-        inner_steps: int = 50,
+        inner_steps: int = 20,
     ) -> None:
         assert isinstance(likelihood.operator, LinearOperator)
         assert isinstance(likelihood.noise, GaussianNoise)
@@ -57,43 +61,45 @@ class MomentMatched:
         self.variance = likelihood.noise.like(likelihood.batched_y.to(like)) ** 2
         self.products, self.tolerance, self.inner_steps = products, tolerance, inner_steps
         self.spectrum = Spectrum(like.shape[1:])
+        # Vectors are of no known spectrum; and not networks' business so far.
+        self.limit = getattr(denoiser, "jacobian_limit", math.inf) if self.spectrum.image else math.inf
+        if self.limit < math.inf:
+            self.spectrum.assume_photographs(like)
         self.u: Tensor | None = None
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         """E[x0 | x_sigma = x, y], (b, *in_shape)."""
+        if sigma > self.limit:
+            x0 = self.denoiser(x, sigma)
+            self.u = self._precondition(self.likelihood.residual(x0), sigma)
+            return x0 + self.spectrum.covariance(self.operator.adjoint(self.u), sigma)
         near = Linearised(self.denoiser, x, sigma)
         self.spectrum.forget()
         residual = self.likelihood.residual(near.x0)
-        u, shift, budget = torch.zeros_like(residual), torch.zeros_like(x), self.products
-        if self.u is not None and budget > 1:
-            # The solution before is the first direction and not the start: where the covariance has changed much, as
-            # when a mode is decided, the step along it is short.
-            image, shift = self._system(near, self.u, sigma)
-            length = _step(inner(self.u, residual), inner(self.u, image))
-            u, shift = column(length, u) * self.u, column(length, shift) * shift
-            residual, budget = residual - column(length, residual) * image, budget - 1
-        z = self._precondition(residual, sigma)
-        direction = z
+        u, shift = torch.zeros_like(residual), torch.zeros_like(x)
         # Members stop one by one, so that none feels how hard its neighbours' systems are.
-        going = self._unsolved(z, sigma)
-        for step in range(budget):
-            if not bool(going.any()):
-                break
-            # A member that has stopped learns nothing more either: its products with 0 leave its spectrum alone.
-            direction = torch.where(column(going, direction), direction, 0.0)
+        going = torch.ones(x.shape[0], dtype=torch.bool, device=x.device)
+        tried: list[tuple[Tensor, Tensor, Tensor]] = []
+        for _ in range(self.products):
+            direction = self.u if self.u is not None and not tried else self._precondition(residual, sigma)
+            if direction is not self.u:
+                going = going & self._unsolved(direction, sigma)
+                if not bool(going.any()):
+                    break
+                # A member that has stopped learns nothing more: its products with 0 leave its spectrum alone.
+                direction = torch.where(column(going, direction), direction, 0.0)
             image, lift = self._system(near, direction, sigma)
-            length = _step(inner(direction, residual), inner(direction, image))
-            u = u + column(length, u) * direction
-            shift = shift + column(length, shift) * lift
-            if step + 1 == budget:
-                break
-            # Flexible conjugate gradients (Polak and Ribiere): the preconditioner is solved only roughly.
-            after = residual - column(length, residual) * image
-            fresh = self._precondition(after, sigma)
-            turn = _step(inner(fresh, after - residual), inner(z, residual))
-            direction = fresh + column(turn, fresh) * direction
-            residual, z = after, fresh
-            going = going & self._unsolved(z, sigma)
+            # Least squares over all directions (GCR: Eisenstat, Elman, Schultz 1983). The residual never grows,
+            # whatever the matrix: a network's Jacobian is only nearly symmetric, and not quite positive.
+            for other, seen, raised in tried:
+                share = _share(image, seen)
+                direction = direction - column(share, direction) * other
+                image = image - column(share, image) * seen
+                lift = lift - column(share, lift) * raised
+            tried.append((direction, image, lift))
+            length = torch.where(going, _share(residual, image), 0.0)
+            u, shift = u + column(length, u) * direction, shift + column(length, shift) * lift
+            residual = residual - column(length, residual) * image
         self.u = u
         self.spectrum.learn(sigma)
         return near.x0 + shift
@@ -121,9 +127,10 @@ class MomentMatched:
             image = self.spectrum.covariance(self.operator.adjoint(v), sigma)
             return self.operator.forward(image) + self.variance * v
 
-        return conjugate_gradient(apply, residual, tol=1e-3, max_iter=self.inner_steps).x
+        return conjugate_gradient(apply, residual, tol=1e-2, max_iter=self.inner_steps).x
 
 
-def _step(slope: Tensor, curvature: Tensor) -> Tensor:
-    """slope / curvature of each member, and 0 where a network's Jacobian, which is no covariance, leaves none."""
-    return torch.where(curvature > 0, slope / torch.where(curvature > 0, curvature, 1.0), 0.0)
+def _share(a: Tensor, b: Tensor) -> Tensor:
+    """<a, b> / |b|^2 of each member, and 0 where b is 0."""
+    square = inner(b, b)
+    return torch.where(square > 0, inner(a, b) / torch.where(square > 0, square, 1.0), 0.0)

@@ -251,6 +251,7 @@ class _Counted(Prior):
         self.prior, self.calls, self.backward = prior, 0, 0
         self.name, self.channels = prior.name, prior.channels
         self.sigma_range, self.differentiable = prior.sigma_range, prior.differentiable
+        self.jacobian_limit = prior.jacobian_limit
 
     def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         self.calls += 1

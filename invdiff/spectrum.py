@@ -45,6 +45,19 @@ class Spectrum:
         self.count = rings * (int(group.max()) + 1)
         self.bands = (radius + rings * group[:, None, None]).flatten()
 
+    def assume_photographs(self, like: Tensor) -> None:
+        """The power of photographs in [0, 1], 1 / f^2: 0.00625 / f^2 of brightness, f in cycles a pixel, colours 1/15.
+
+        Args:
+            like: the images to come, (b, C, H, W).
+        """
+        channels, height, _ = like.shape[1:]
+        rings = self.count // 2 if channels == 3 else self.count
+        radius = torch.arange(rings, dtype=like.dtype, device=like.device).clamp_min(0.5) / height
+        power = 0.00625 / radius**2
+        power = torch.cat([power, power / 15]) if channels == 3 else power
+        self.power = power.expand(like.shape[0], -1)
+
     def forget(self) -> None:
         """Begin to listen at a new noise level."""
         self._shared: Tensor | None = None

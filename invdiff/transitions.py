@@ -10,9 +10,10 @@ From level sigma to the next level t, with x0 the estimate at x:
     ode2m       x' = (t / sigma) x + (1 - t / sigma) E                                                   Lu et al. 2022
     sde2m       x' = E + (t^2 / sigma^2) (x - E) + t sqrt(1 - t^2 / sigma^2) eps                         Lu et al. 2022
     ode3m       x' = (t / sigma) x + t int e^l P(l) dl over l = -log sigma from this level to the next
+    sde3m       x' = (t^2 / sigma^2) x + t^2 int 2 e^2l P(l) dl + t sqrt(1 - t^2 / sigma^2) eps
 
 with E the estimate extrapolated in log sigma to the middle of the step, from this one and the one before, and P the
-parabola in l through the last three estimates (the exponential integrator of third order).
+parabola in l through the last three estimates (exponential integrators of third order).
 """
 
 from __future__ import annotations
@@ -26,10 +27,22 @@ from torch import Tensor
 
 from .random import MemberRandom
 
-__all__ = ["TRANSITIONS", "Estimate", "ancestral", "ddim", "extrapolate", "heun", "ode2m", "ode3m", "reverse", "sde2m"]
+__all__ = [
+    "TRANSITIONS",
+    "Estimate",
+    "ancestral",
+    "ddim",
+    "extrapolate",
+    "heun",
+    "ode2m",
+    "ode3m",
+    "reverse",
+    "sde2m",
+    "sde3m",
+]
 
 Estimate = Callable[[Tensor, float], Tensor]
-TRANSITIONS = ("ancestral", "ddim", "heun", "ode2m", "sde2m", "ode3m")
+TRANSITIONS = ("ancestral", "ddim", "heun", "ode2m", "sde2m", "ode3m", "sde3m")
 
 
 def reverse(
@@ -65,6 +78,8 @@ def reverse(
         return sde2m(estimate, x, levels, random)
     if transition == "ode3m":
         return ode3m(estimate, x, levels, random)
+    if transition == "sde3m":
+        return sde3m(estimate, x, levels, random)
     raise ValueError(f"transition is {transition!r}: expected one of {', '.join(TRANSITIONS)}.")
 
 
@@ -157,25 +172,42 @@ def extrapolate(x0: Tensor, sigma: float, t: float, before: tuple[Tensor, float]
 def ode3m(estimate: Estimate, x: Tensor, levels: Sequence[float], random: MemberRandom) -> Iterator[Tensor]:
     """The ODE in l = -log sigma by its exact integral over the parabola through the last three estimates.
 
-    x' = (t / sigma) x + t int e^l E(l) dl, and half-way from x to the estimate in the last step, to sigma = 0: near 0
+    x' = (t / sigma) x + t int e^l P(l) dl, and half-way from x to the estimate in the last step, to sigma = 0: near 0
     the ODE's slope falls as sigma does, as long as sigma is below the posterior's std.
     """
+    return _multistep(estimate, x, levels, random, 1.0)
+
+
+def sde3m(estimate: Estimate, x: Tensor, levels: Sequence[float], random: MemberRandom) -> Iterator[Tensor]:
+    """The SDE by the same parabola as `ode3m`, and fresh noise in every step.
+
+    x' = (t^2 / sigma^2) x + t^2 int 2 e^2l P(l) dl + t sqrt(1 - t^2 / sigma^2) eps. Exact denoisers need no fresh
+    noise; where the estimates have errors, it makes the draw forget those of earlier levels.
+    """
+    return _multistep(estimate, x, levels, random, 2.0)
+
+
+def _multistep(
+    estimate: Estimate, x: Tensor, levels: Sequence[float], random: MemberRandom, rate: float
+) -> Iterator[Tensor]:
     past: list[tuple[float, Tensor]] = []
     for sigma, t in itertools.pairwise(levels):
         x0 = estimate(x, sigma)
         past = [(-math.log(sigma), x0), *past][:3]
         if t > 0:
-            shares = _parabola([level - past[0][0] for level, _ in past], math.log(sigma / t))
-            x = t / sigma * x + sum(share * image for share, (_, image) in zip(shares, past, strict=True))
+            shares = _parabola([level - past[0][0] for level, _ in past], math.log(sigma / t), rate)
+            x = (t / sigma) ** rate * x + sum(share * image for share, (_, image) in zip(shares, past, strict=True))
+            if rate > 1:
+                x = x + t * (1 - (t / sigma) ** 2) ** 0.5 * random.normal(x)
         else:
             x = (x + x0) / 2
         yield x
 
 
-def _parabola(nodes: Sequence[float], h: float) -> list[float]:
-    """Weights w with sum w_i p(nodes_i) = e^-h int_0^h e^l p(l) dl for polynomials p of degree < len(nodes)."""
-    moments = [-math.expm1(-h)]
+def _parabola(nodes: Sequence[float], h: float, rate: float) -> list[float]:
+    """Weights w with sum w_i p(nodes_i) = int_0^h rate e^(rate (l - h)) p(l) dl, p of degree < len(nodes)."""
+    moments = [-math.expm1(-rate * h)]
     for power in range(1, len(nodes)):
-        moments.append(h**power - power * moments[-1])
+        moments.append(h**power - power / rate * moments[-1])
     powers = np.vander(np.asarray(nodes), len(nodes), increasing=True)
     return [float(weight) for weight in np.linalg.solve(powers.T, np.asarray(moments))]

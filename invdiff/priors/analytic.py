@@ -36,6 +36,7 @@ class _AnalyticPrior(Prior):
         self.in_shape = mixture.shape
         self.sigma_range = (0.0, math.inf)
         self.differentiable = True
+        self.jacobian_limit = math.inf
 
     @property
     def mean(self) -> Tensor:

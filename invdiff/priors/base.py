@@ -47,12 +47,15 @@ class Prior(ABC):
         sigma_range: the noise levels (lowest, highest) it was trained, fitted or derived for. Above the highest a call
             is refused; below the lowest the lowest is used.
         differentiable: whether autograd can go through `denoise`.
+        jacobian_limit: the noise level above which sigma^2 times its Jacobian is not used as the covariance of images
+            (by `KPS`). The Jacobians of networks that were measured are neither symmetric nor positive above about 1.
     """
 
     name: str = "prior"
     channels: int | None = None
     sigma_range: tuple[float, float] = (0.0, math.inf)
     differentiable: bool = True
+    jacobian_limit: float = 1.0
 
     def __repr__(self) -> str:
         shape = getattr(self, "in_shape", None)

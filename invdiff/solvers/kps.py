@@ -30,7 +30,7 @@ class KPS(GuidedSolver):
     Andry, Lanusse, Louppe 2024, section 4.2). Three things make it exact enough to be believed: u starts from the
     level before, its conjugate gradients are preconditioned by the same matrix for stationary images, whose power
     spectrum is learned from the products made anyway (`invdiff.moments`), and the flow is integrated to third order in
-    log sigma (`invdiff.transitions.ode3m`). docs/kps.md tells the whole.
+    log sigma (`invdiff.transitions.sde3m`). docs/kps.md tells the whole.
 
     On Gaussian images (inpainting 50 % / blur / 4x downsampling / denoising; `python -m benchmarks.posterior`) the
     default gives, against the exact posterior,
@@ -52,10 +52,10 @@ class KPS(GuidedSolver):
         CapabilityError: if the operator is not linear, or the noise not Gaussian.
     """
 
-    steps: int = 40
+    steps: int = 50
     schedule: str = "ve"
     sigma_min: float = 0.002
-    transition: str = "ode3m"
+    transition: str = "sde3m"
     products: int = 5
     tolerance: float = 0.005
 

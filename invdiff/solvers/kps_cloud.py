@@ -42,7 +42,9 @@ class KPSCloud(CloudSolver):
 
         w' = w N(y | x') / N(y | x, x')
 
-    the first from the denoiser at x', the second foretold from x: 1 where the Gaussian was right. S is whole up to
+    the first from the denoiser at x', the second foretold from x: 1 where the Gaussian was right. Weights are held at
+    sqrt(particles) times their mean (Ionides 2008, "Truncated Importance Sampling"), so that one particle which the
+    Gaussian did not foresee does not become the cloud; what that biases vanishes with more particles. S is whole up to
     `full` values; above, it is exact on the space of A^T and one random vector, times S up to the power depth - 1, and
     a multiple of the identity on the rest (`invdiff.lowrank`), so that mixtures of equal covariances lose nothing.
 
@@ -111,7 +113,7 @@ class KPSCloud(CloudSolver):
         stay = torch.arange(count, device=x.device).expand(clouds, count)
         for sigma, t in itertools.pairwise(self.levels(denoiser)):
             bridge = self._bridge(measured, denoiser, x, state, sigma, random)
-            log_weights = log_weights + bridge.evidence().reshape(clouds, count) - predicted
+            log_weights = _cut(log_weights + bridge.evidence().reshape(clouds, count) - predicted)
             # Resampled or not, every cloud takes its number from its stream: it does not feel how its neighbours fare.
             ancestors = resample(log_weights, random, self.resampling)
             poor = (effective_size(log_weights) < self.threshold * count)[:, None]
@@ -139,6 +141,13 @@ class KPSCloud(CloudSolver):
             others = random.normal(state.new_empty(shape)).reshape(-1, n, 2)
             jacobian = block_lanczos(product, torch.cat([measured.matrix.mT, others], 2), self.depth)
         return _Bridge(measured, state, near.x0.flatten(1).double(), jacobian, sigma)
+
+
+def _cut(log_weights: Tensor) -> Tensor:
+    """Log-weights (b, n) held at sqrt(n) times the mean weight of their cloud."""
+    count = log_weights.shape[1]
+    mean = log_weights.logsumexp(1, keepdim=True) - math.log(count)
+    return torch.minimum(log_weights, mean + 0.5 * math.log(count))
 
 
 @dataclass(frozen=True)
