@@ -55,7 +55,7 @@ REFERENCE = "kps"
 STEP_COST = {"ddrm": 1, "diffpir": 1, "pigdm": 3, "dps": 3, "mmps": 3}
 FIGURES = ("crps", "coverage", "spread", "psnr_mean", "psnr_draw", "chi2", "outside", "seconds")
 KEY = ("image", "task", "sigma_y", "size", "draws", "solver", "mode")
-COLUMNS = (*KEY, "top", "left", "steps", "nfe", "nfe_backward", "cost", *FIGURES)
+COLUMNS = (*KEY, "top", "left", "settings", "steps", "nfe", "nfe_backward", "cost", *FIGURES)
 Row = dict[str, str]
 
 
@@ -156,12 +156,12 @@ def run_one(
     row = {key: f"{values[key]:.5g}" for key in FIGURES}
     row |= {key: str(record[key]) for key in ("nfe", "nfe_backward")}
     row["cost"] = str(record["nfe"] + 2 * record["nfe_backward"])
-    row["steps"] = str(getattr(solver, "steps", ""))
+    row |= {"settings": repr(solver), "steps": str(getattr(solver, "steps", ""))}
     return row, posterior
 
 
 def measured_rows(settings: argparse.Namespace, standing: Sequence[Row]) -> Iterator[Row]:
-    """One row after another, those left out that stand already."""
+    """One row after another, those left out that stand already with the same settings of the solver."""
     have = {tuple(row[key] for key in KEY): row for row in standing}
     prior = priors.load("natural")
     names = [REFERENCE, *(name for name in settings.solvers if name != REFERENCE)]
@@ -175,10 +175,10 @@ def measured_rows(settings: argparse.Namespace, standing: Sequence[Row]) -> Iter
                     head = [image, task, settings.sigma_y, settings.size, settings.draws, name, mode]
                     row = dict(zip(KEY, map(str, head), strict=True))
                     key = tuple(row.values())
-                    if key not in have:
-                        equal = name != REFERENCE and mode == "equal"
-                        chosen = {"steps": math.ceil(cost / STEP_COST[name])} if equal else {}
-                        solver = solvers.load(name, **chosen)
+                    equal = name != REFERENCE and mode == "equal"
+                    chosen = {"steps": math.ceil(cost / STEP_COST[name])} if equal else {}
+                    solver = solvers.load(name, **chosen)
+                    if key not in have or have[key]["settings"] != repr(solver):
                         row |= {"top": str(top), "left": str(left)}
                         row |= run_one(
                             solver, likelihood, prior, truth, settings.sigma_y, settings.draws, settings.micro_batch
@@ -241,6 +241,16 @@ def read(path: Path) -> list[Row]:
         return list(csv.DictReader(handle))
 
 
+def write(rows: Sequence[Row], path: Path) -> None:
+    """The rows as a CSV file, put in its place whole."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    part.replace(path)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Draws of solvers on photographs, at equal cost.")
     parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="of PNG images; none: only the table")
@@ -260,16 +270,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = read(settings.out) if settings.resume or not settings.folders else []
     if settings.folders:
         settings.out.parent.mkdir(parents=True, exist_ok=True)
-        with settings.out.open("a" if rows else "w", newline="") as handle:
-            writer = csv.DictWriter(handle, COLUMNS)
-            if not rows:
-                writer.writeheader()
-            for row in measured_rows(settings, rows):
-                writer.writerow(row)
-                # A long run may be interrupted at any row.
-                handle.flush()
-                rows.append(row)
-                print(*(row[key] for key in ("image", "task", "solver", "mode", "cost", *FIGURES)), flush=True)
+        for row in measured_rows(settings, rows):
+            # Written at every row, as a long run may be interrupted at any; a row of other settings is replaced.
+            rows = [other for other in rows if any(other[key] != row[key] for key in KEY)] + [row]
+            write(rows, settings.out)
+            print(*(row[key] for key in ("image", "task", "solver", "mode", "cost", *FIGURES)), flush=True)
     print("\n".join(table(rows)))
 
 

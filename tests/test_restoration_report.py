@@ -23,6 +23,7 @@ from benchmarks.restoration import (
     measure,
     read,
     table,
+    write,
 )
 from invdiff.priors import Prior
 
@@ -124,6 +125,16 @@ def test_solvers_run_at_the_cost_of_kps_and_what_stands_is_not_run_again(folder,
     assert capsys.readouterr().out.splitlines() == table(rows)
     with pytest.raises(AssertionError, match="was run again"):
         main([*words, "--crops", "2", "--resume"])
+
+    monkeypatch.undo()
+    monkeypatch.setattr(restoration.priors, "load", lambda name: {"natural": Shrinkage()}[name])
+    rows[1]["settings"] = "DDRM(steps=1)"
+    write(rows, path)
+    main([*words, "--crops", "1", "--resume"])
+    again = {row["solver"]: row for row in read(path)}
+    assert len(again) == len(read(path)) == 3
+    assert again["kps"] == rows[0]
+    assert f"steps={cost}," in again["ddrm"]["settings"]
 
 
 def test_differences_to_kps_are_paired_over_the_crops():
