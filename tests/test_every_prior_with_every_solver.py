@@ -78,7 +78,7 @@ def likelihood() -> Likelihood:
 
 
 def problem(name: str) -> Likelihood:
-    """What the solver takes: the mean of each channel where it serves measurements of few values alone."""
+    """What the solver takes: the mean of all values where it serves measurements of few values alone."""
     if name != "kps_cloud":
         return likelihood()
     return Likelihood(
@@ -90,7 +90,7 @@ CHEAP: dict[str, dict[str, int]] = {
     "daps": {"ode_steps": 1, "langevin_steps": 5},
     "pnpdm": {"prior_steps": 2},
     "kps": {"products": 2},
-    "kps_cloud": {"particles": 2, "depth": 1},
+    "kps_cloud": {"particles": 2, "depth": 1, "steps": 2},
 }
 
 

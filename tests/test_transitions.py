@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from invdiff.random import MemberRandom
 from invdiff.schedule import noise_levels
-from invdiff.transitions import TRANSITIONS, _parabola, ode3m, reverse
+from invdiff.transitions import TRANSITIONS, _parabola, ode3m, reverse, sde3m
 
 MEAN, STD = 0.4, 0.15
 
@@ -47,19 +46,23 @@ def test_the_third_order_wins_at_the_same_number_of_estimates():
     assert error("ode3m", 41) < 0.6 * error("ode2m", 41)
 
 
+@pytest.mark.parametrize("rate", [1.0, 2.0])
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_weights_are_exact_for_parabolas(count):
+def test_weights_are_exact_for_parabolas(count, rate):
     generator = np.random.default_rng(count)
     for h in (1e-3, 0.2, 3.0):
         nodes = [0.0, *np.cumsum(-h * (0.3 + generator.random(2)))][:count]
         coefficients = generator.normal(size=count)
-        weights = _parabola(nodes, h)
+        weights = _parabola(nodes, h, rate)
         found = sum(w * np.polyval(coefficients, node) for w, node in zip(weights, nodes, strict=True))
-        integral, _ = scipy.integrate.quad(lambda at, c=coefficients, h=h: math.exp(at - h) * np.polyval(c, at), 0, h)
+        integral, _ = scipy.integrate.quad(
+            lambda at, c=coefficients, h=h: rate * math.exp(rate * (at - h)) * np.polyval(c, at), 0, h
+        )
         assert found == pytest.approx(integral, rel=1e-8, abs=1e-12)
 
 
-def test_a_step_of_the_third_order_is_the_integral_over_the_parabola():
+@pytest.mark.parametrize(("step", "rate"), [(ode3m, 1), (sde3m, 2)])
+def test_a_step_of_the_third_order_is_the_integral_over_the_parabola(step, rate):
     """Estimates that are a parabola in log sigma, whatever x is: from the third step on nothing is lost."""
 
     def parabola(x: Tensor, sigma: float) -> Tensor:
@@ -67,10 +70,15 @@ def test_a_step_of_the_third_order_is_the_integral_over_the_parabola():
 
     levels = [5.0, 3.1, 1.0, 0.7, 0.2, 0.0]
     x = torch.zeros(1, 1, dtype=torch.float64)
-    path = list(ode3m(parabola, x, levels, MemberRandom(0, [(0, 0)])))
-    for before, after, (sigma, t) in zip(path[1:-2], path[2:-1], list(itertools.pairwise(levels))[2:-1], strict=True):
-        integral, _ = scipy.integrate.quad(lambda s: float(parabola(x, s)) / s**2, t, sigma)
-        assert float(after) == pytest.approx(t / sigma * float(before) + t * integral, abs=1e-12)
+    path, noise = list(step(parabola, x, levels, MemberRandom(0, [(0, 0)]))), MemberRandom(0, [(0, 0)])
+    fresh = [float(noise.normal(x)) * (rate - 1) for _ in levels[1:-1]]
+    for k in range(2, 4):
+        sigma, t = levels[k], levels[k + 1]
+        # Over s = e^-l: e^(rate l) dl = s^-(rate + 1) ds.
+        integral, _ = scipy.integrate.quad(lambda s: rate * float(parabola(x, s)) / s ** (rate + 1), t, sigma)
+        expected = (t / sigma) ** rate * float(path[k - 1]) + t**rate * integral
+        expected += t * (1 - (t / sigma) ** 2) ** 0.5 * fresh[k]
+        assert float(path[k]) == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_last_step_goes_half_way_to_the_estimate():
@@ -107,6 +115,6 @@ def test_estimates_are_made_once_a_step():
 
 
 def test_an_unknown_transition_is_refused():
-    known = "ancestral, ddim, heun, ode2m, sde2m, ode3m"
+    known = "ancestral, ddim, heun, ode2m, sde2m, ode3m, sde3m"
     with pytest.raises(ValueError, match=rf"transition is 'euler': expected one of {known}\."):
         reverse("euler", gaussian, torch.ones(1, 1), [1.0, 0.0], MemberRandom(0, [(0, 0)]))
