@@ -53,13 +53,13 @@ class KPSCloud(CloudSolver):
     moment-matched twist, the Gaussian bridge as the proposal and the weight are ours.
 
     On Gaussian images (inpainting 50 % / blur / 4x downsampling / denoising; `python -m benchmarks.posterior`) the
-    default gives, against the exact posterior,
+    proposal alone (clouds of 1 particle; 3 steps, and 20 for 4x downsampling) gives, against the exact posterior,
 
-        error of the mean, posterior stds:    VERDICT_MEAN
-        std ratio:                            VERDICT_STD
-        coverage of nominal 90 % intervals:   VERDICT_COVER
+        error of the mean, posterior stds:    0.05 / 0.04 / 0.04 / 0.04
+        std ratio:                            1.00 / 1.00 / 0.98 / 1.00
+        coverage of nominal 90 % intervals:   0.90 / 0.90 / 0.89 / 0.90
 
-    which is what exact draws give.
+    which is what exact draws give, but where S is known on a small space only, as for 4x downsampling here.
 
     Args:
         steps: number of denoiser calls of each particle.
