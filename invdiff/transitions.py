@@ -195,13 +195,27 @@ def _multistep(
         x0 = estimate(x, sigma)
         past = [(-math.log(sigma), x0), *past][:3]
         if t > 0:
-            shares = _parabola([level - past[0][0] for level, _ in past], math.log(sigma / t), rate)
+            h = math.log(sigma / t)
+            past = past[: _trusted([level - past[0][0] for level, _ in past], h)]
+            shares = _parabola([level - past[0][0] for level, _ in past], h, rate)
             x = (t / sigma) ** rate * x + sum(share * image for share, (_, image) in zip(shares, past, strict=True))
             if rate > 1:
                 x = x + t * (1 - (t / sigma) ** 2) ** 0.5 * random.normal(x)
         else:
             x = (x + x0) / 2
         yield x
+
+
+def _trusted(nodes: Sequence[float], h: float) -> int:
+    """How many of the nodes a step of length h may use: a polynomial is not followed far beyond its nodes.
+
+    A line for steps up to 1.5 times the last spacing, a parabola where that spacing is even and below 0.6 too.
+    """
+    if len(nodes) == 1 or h > 1.5 * -nodes[1]:
+        return 1
+    if len(nodes) == 2 or h > 0.6 or -nodes[1] > 1.5 * (nodes[1] - nodes[2]):
+        return 2
+    return 3
 
 
 def _parabola(nodes: Sequence[float], h: float, rate: float) -> list[float]:

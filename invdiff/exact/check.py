@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -315,7 +316,10 @@ def run(
     seed: int = 0,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Posterior:
-    """Draw from the posterior of a problem, from its highest noise level on where the solver leaves that open."""
+    """Draw from the posterior of a problem, from its highest noise level on where the solver leaves that open.
+
+    Every problem has random numbers of its own, so that the errors on two of them are independent.
+    """
     if "sigma_max" in vars(solver) and vars(solver)["sigma_max"] is None and dataclasses.is_dataclass(solver):
         solver = dataclasses.replace(solver, sigma_max=problem.sigma_max)  # type: ignore[type-var]
     particles = getattr(solver, "particles", None) or 1
@@ -327,7 +331,7 @@ def run(
             problem.likelihood,
             problem.prior,
             draws=count,
-            seed=seed,
+            seed=crc32(f"{problem.name} {seed}".encode()),
             micro_batch=max(1, min(count, 1024 // particles)),
             on_step=on_step,
             progress=False,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -54,17 +55,21 @@ class Exact:
     count: int
     floors: int = 32
 
+    def _seed(self, use: int) -> int:
+        # Problems of one cell share the posterior's covariance: with one seed for all they would be one experiment.
+        return crc32(f"{self.problem.name} {use}".encode())
+
     @cached_property
     def sets(self) -> list[Tensor]:
         """The sets of exact draws, each (count, *shape)."""
         sets = max(8, min(self.floors, _VALUES // (self.count * self.problem.truth.numel())))
-        many = self.problem.posterior.sample(self.count * sets, seed=11)
+        many = self.problem.posterior.sample(self.count * sets, seed=self._seed(0))
         return list(many.split(self.count))
 
     @cached_property
     def reference(self) -> Tensor:
         """Other exact draws, (N, *shape)."""
-        return self.problem.posterior.sample(max(self.count, _REFERENCE), seed=12)
+        return self.problem.posterior.sample(max(self.count, _REFERENCE), seed=self._seed(1))
 
     @cached_property
     def floor(self) -> Floor:
@@ -123,7 +128,7 @@ class Exact:
 
     def independent(self) -> Tensor:
         """One more set of exact draws, (count, *shape), to be measured as if it were a solver's."""
-        return self.problem.posterior.sample(self.count, seed=13)
+        return self.problem.posterior.sample(self.count, seed=self._seed(2))
 
     @cached_property
     def _parts(self) -> dict[str, tuple[float, Callable[[Tensor], Tensor]]]:

@@ -162,17 +162,17 @@ def _findings(figures: Mapping[str, float], floor: Floor, noun: str) -> list[tup
             severity, words = value / TOLERANCE["mean"], f"mean off by {value:.2f} posterior stds in {where}"
         elif kind == "weights":
             severity, words = value / TOLERANCE["weights"], f"weights of the modes off by {value:.2f}"
-        elif name == "coverage90":
-            severity = abs(value - 0.9) / TOLERANCE["coverage"]
-            words, kind = f"its 90 % intervals hold the truth {100 * value:.0f} % of the time", "coverage"
+        elif kind in ("coverage50", "coverage90", "hdr90"):
+            level = int(name[-2:])
+            severity = abs(value - (typical if name == "hdr90" else level / 100)) / TOLERANCE["coverage"]
+            regions = f"{level} % regions of highest density" if name == "hdr90" else f"{level} % intervals"
+            words, kind = f"its {regions} hold the truth {100 * value:.0f} % of the time", "coverage"
         elif kind == "chi2":
             severity = abs(math.log(max(value, 1e-6) / typical)) / math.log1p(TOLERANCE["chi2"])
             words = f"residual chi^2 {value:.2f} where exact draws have {typical:.2f}"
-        elif name == "sw2":
+        else:
             severity, kind = value / typical / TOLERANCE["distance"], "distance"
-            words = f"{value / typical:.1f} times as far from the posterior as exact draws"
-        else:  # the other distances and coverages tell the same, and are in the table
-            continue
+            words = f"{value / typical:.1f} times as far from the posterior as exact draws ({name})"
         found.append((severity, words, kind))
     return found
 

@@ -34,7 +34,7 @@ class DDRM(DiffusionSolver):
     Its draws are not the posterior, even with an exact denoiser. On Gaussian images (inpainting 50 % / blur / 4x
     downsampling / denoising; `python -m benchmarks.posterior`) the default gives, against the exact posterior,
 
-        error of the mean, posterior stds:    0.33 / 0.42 / 0.05 / 0.20
+        error of the mean, posterior stds:    0.30 / 0.43 / 0.05 / 0.21
         std ratio:                            0.84 / 0.53 / 0.77 / 0.71
         coverage of nominal 90 % intervals:   0.79 / 0.58 / 0.79 / 0.75
 

@@ -37,9 +37,9 @@ class DPS(DiffusionSolver):
     Its draws are not the posterior, even with an exact denoiser. On Gaussian images (inpainting 50 % / blur / 4x
     downsampling / denoising; `python -m benchmarks.posterior`) the default gives, against the exact posterior,
 
-        error of the mean, posterior stds:    0.47 / 0.99 / 0.26 / 0.55
+        error of the mean, posterior stds:    0.49 / 1.06 / 0.28 / 0.58
         std ratio:                            0.82 / 0.73 / 0.90 / 0.35
-        coverage of nominal 90 % intervals:   0.42 / 0.60 / 0.85 / 0.39
+        coverage of nominal 90 % intervals:   0.42 / 0.59 / 0.85 / 0.38
 
     With zeta = 0.3 the coverage is 0.49 / 0.80 / 0.85 / 0.11.
 

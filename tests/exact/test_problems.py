@@ -1,4 +1,4 @@
-"""The problems of the laboratory: what the issue of each family states, and each posterior by an independent route."""
+"""The problems of the laboratory: what each family promises, and each posterior by an independent route."""
 
 from __future__ import annotations
 
