@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .operators.linalg import column
 from .priors.base import Prior
 
 __all__ = ["Linearised"]
@@ -61,6 +62,6 @@ class Linearised:
         """
         if self._smooth:
             return self.vjp(v)
-        length = (v.flatten(1).square().mean(1).sqrt() / (0.1 * self._sigma)).reshape(-1, *(1,) * (v.ndim - 1))
+        length = column(v.flatten(1).square().mean(1).sqrt() / (0.1 * self._sigma), v)
         step = torch.where(length > 0, v / length, 0.0)
         return (self._denoiser(self._at + step, self._sigma) - self.x0) * length

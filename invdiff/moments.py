@@ -24,9 +24,8 @@ from .jacobian import Linearised
 from .likelihood import Likelihood
 from .noise import GaussianNoise
 from .operators import LinearOperator
-from .operators.linalg import conjugate_gradient, inner
+from .operators.linalg import column, conjugate_gradient, inner
 from .priors.base import Prior
-from .solvers.base import column
 from .spectrum import Spectrum
 
 __all__ = ["MomentMatched"]

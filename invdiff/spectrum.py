@@ -38,24 +38,28 @@ class Spectrum:
             self.count = 1
             return
         channels, height, width = in_shape
-        fy, fx = torch.fft.fftfreq(height)[:, None] * height, torch.fft.rfftfreq(width) * width
-        radius = (fy**2 + fx**2).sqrt().round().long()
+        # Rings of frequency in cycles a pixel, as wide as those of the longer side are apart.
+        self.side = max(height, width)
+        fy, fx = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)
+        radius = (self.side * (fy**2 + fx**2).sqrt()).round().long()
         rings = int(radius.max()) + 1
         group = torch.arange(channels).clamp_max(1) if channels == 3 else torch.zeros(channels, dtype=torch.long)
         self.count = rings * (int(group.max()) + 1)
         self.bands = (radius + rings * group[:, None, None]).flatten()
 
     def assume_photographs(self, like: Tensor) -> None:
-        """The power of photographs in [0, 1], 1 / f^2: 0.00625 / f^2 of brightness, f in cycles a pixel, colours 1/15.
+        """The power of photographs in [0, 1], 0.00625 / f^2 of (R + G + B) / sqrt(3), with f in cycles a pixel.
+
+        Colours have a fifteenth of it, and images of one channel, or of more than three, a third in each.
 
         Args:
             like: the images to come, (b, C, H, W).
         """
-        channels, height, _ = like.shape[1:]
+        channels = like.shape[1]
         rings = self.count // 2 if channels == 3 else self.count
-        radius = torch.arange(rings, dtype=like.dtype, device=like.device).clamp_min(0.5) / height
+        radius = torch.arange(rings, dtype=like.dtype, device=like.device).clamp_min(0.5) / self.side
         power = 0.00625 / radius**2
-        power = torch.cat([power, power / 15]) if channels == 3 else power
+        power = torch.cat([power, power / 15]) if channels == 3 else power / 3
         self.power = power.expand(like.shape[0], -1)
 
     def forget(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["CGResult", "conjugate_gradient", "inner", "norm"]
+__all__ = ["CGResult", "column", "conjugate_gradient", "inner", "norm"]
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
@@ -39,7 +39,8 @@ class CGResult:
     converged: Tensor
 
 
-def _column(values: Tensor, like: Tensor) -> Tensor:
+def column(values: Tensor, like: Tensor) -> Tensor:
+    """(b,) -> (b, 1, ..., 1), to multiply a batch like `like` member by member."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
@@ -98,13 +99,13 @@ def conjugate_gradient(
         active = active & (curvature > 0)
         alpha = torch.where(active, square / torch.where(active, curvature, 1.0), 0.0)
         # torch.where and not a product with 0: a stopped member keeps its bits even if its image is not finite.
-        moving = _column(active, x)
-        step = _column(alpha, x)
+        moving = column(active, x)
+        step = column(alpha, x)
         x = torch.where(moving, x + step * direction, x)
         residual = torch.where(moving, residual - step * image, residual)
         new_square = inner(residual, residual)
         beta = torch.where(active, new_square / torch.where(active, square, 1.0), 0.0)
-        direction = torch.where(moving, residual + _column(beta, x) * direction, direction)
+        direction = torch.where(moving, residual + column(beta, x) * direction, direction)
         square = new_square
         active = active & (square.sqrt() > limit)
     with torch.no_grad():

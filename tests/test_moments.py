@@ -224,7 +224,7 @@ def test_above_the_limit_of_the_jacobian_images_are_stationary_photographs():
     assert calls == [2.0]
     fy, fx = torch.fft.fftfreq(8).double()[:, None], torch.fft.fftfreq(8).double()
     radius = ((8 * fy) ** 2 + (8 * fx) ** 2).sqrt().round().clamp_min(0.5) / 8
-    power = 0.00625 / radius**2
+    power = 0.00625 / 3 / radius**2
     photographs = GaussianPrior.from_spectrum(power * sigma**2 / (power + sigma**2)).covariance
     a, d = dense(likelihood.operator), prior(x, sigma).flatten(1)
     # Hidden rows of A are 0, so that the noise alone keeps the matrix regular.

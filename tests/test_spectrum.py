@@ -25,8 +25,8 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 def rings(shape: tuple[int, ...]) -> Tensor:
     _, height, width = shape
-    fy, fx = torch.fft.fftfreq(height).double()[:, None] * height, torch.fft.fftfreq(width).double() * width
-    return (fy**2 + fx**2).sqrt().round()
+    fy, fx = torch.fft.fftfreq(height).double()[:, None], torch.fft.fftfreq(width).double()
+    return (max(height, width) * (fy**2 + fx**2).sqrt().float()).round().double()
 
 
 def stationary(shape: tuple[int, ...], strength: float = 1.0) -> GaussianPrior:
@@ -59,6 +59,27 @@ def test_power_laws_are_met_closely(shape):
     exact = Linearised(prior, normal(2, *shape, seed=3), 0.1).covariance(v)
     error = (spectrum.covariance(v, 0.1) - exact).square().mean() / exact.square().mean()
     assert float(error) < 0.06**2
+
+
+@pytest.mark.parametrize("shape", [(1, 12, 24), (3, 6, 16)])
+def test_photographs_turned_are_as_likely(shape):
+    """Frequencies count in cycles a pixel along both sides."""
+    turned = (shape[0], shape[2], shape[1])
+    upright, lying = Spectrum(shape), Spectrum(turned)
+    v = normal(2, *shape)
+    upright.assume_photographs(v)
+    lying.assume_photographs(v.mT)
+    torch.testing.assert_close(lying.covariance(v.mT, 3.0).mT, upright.covariance(v, 3.0))
+
+
+def test_gray_photographs_vary_as_the_pixels_of_colour_ones():
+    """The mean of three channels has the power of (R + G + B) / sqrt(3), divided by 3."""
+    gray, colour = Spectrum((1, 8, 8)), Spectrum((3, 8, 8))
+    v = normal(1, 1, 8, 8)
+    gray.assume_photographs(v)
+    colour.assume_photographs(v.expand(1, 3, 8, 8))
+    of_colour = colour.covariance(v.expand(1, 3, 8, 8), 1e4).mean(1, keepdim=True)
+    torch.testing.assert_close(gray.covariance(v, 1e4), of_colour / 3, rtol=1e-3, atol=1e-6)
 
 
 def test_vectors_have_one_power():

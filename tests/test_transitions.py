@@ -68,7 +68,7 @@ def test_a_step_of_the_third_order_is_the_integral_over_the_parabola(step, rate)
     def parabola(x: Tensor, sigma: float) -> Tensor:
         return torch.full_like(x, 0.3 + 0.5 * math.log(sigma) - 0.2 * math.log(sigma) ** 2)
 
-    levels = [5.0, 3.1, 1.0, 0.7, 0.2, 0.0]
+    levels = [1.0, 0.64, 0.4, 0.26, 0.16, 0.0]
     x = torch.zeros(1, 1, dtype=torch.float64)
     path, noise = list(step(parabola, x, levels, MemberRandom(0, [(0, 0)]))), MemberRandom(0, [(0, 0)])
     fresh = [float(noise.normal(x)) * (rate - 1) for _ in levels[1:-1]]
@@ -79,6 +79,18 @@ def test_a_step_of_the_third_order_is_the_integral_over_the_parabola(step, rate)
         expected = (t / sigma) ** rate * float(path[k - 1]) + t**rate * integral
         expected += t * (1 - (t / sigma) ** 2) ** 0.5 * fresh[k]
         assert float(path[k]) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("schedule", ["ve", "karras", "vp", "cosine", "flow"])
+@pytest.mark.parametrize("step", [ode3m, sde3m])
+def test_no_schedule_makes_the_multistep_diverge(step, schedule):
+    """Steps that grow, as the last ones of vp do: a parabola followed that far multiplied the spread by seven."""
+    random = MemberRandom(0, [(0, 0)])
+    for steps in (10, 20, 50):
+        levels = noise_levels(schedule, steps, 0.002, 40.0)
+        x = 0.4 + levels[0] * random.normal(torch.empty(1, 20_000, dtype=torch.float64))
+        *_, draws = step(gaussian, x, levels, random)
+        assert float(draws.std()) < 1.5 * STD, (steps, schedule)
 
 
 def test_the_last_step_goes_half_way_to_the_estimate():

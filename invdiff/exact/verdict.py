@@ -172,7 +172,7 @@ def _findings(figures: Mapping[str, float], floor: Floor, noun: str) -> list[tup
             words = f"residual chi^2 {value:.2f} where exact draws have {typical:.2f}"
         else:
             severity, kind = value / typical / TOLERANCE["distance"], "distance"
-            words = f"{value / typical:.1f} times as far from the posterior as exact draws ({name})"
+            words = f"{value / typical:.1f} times as far from the posterior as exact draws"
         found.append((severity, words, kind))
     return found
 

@@ -16,6 +16,7 @@ from ..likelihood import Likelihood
 from ..noise import GaussianNoise
 from ..operators import LinearOperator, Spectral
 from ..operators.checks import spectral_norm
+from ..operators.linalg import column
 from ..priors.base import Prior
 from ..random import MemberRandom
 from ..schedule import noise_levels
@@ -56,11 +57,6 @@ class Solver(Protocol):
     ) -> Iterator[Tensor]:
         """Yield one iterate (b, *in_shape) per step, starting from x."""
         ...
-
-
-def column(values: Tensor, like: Tensor) -> Tensor:
-    """(b,) -> (b, 1, ..., 1), to multiply a batch member by member."""
-    return values.reshape(-1, *(1,) * (like.ndim - 1))
 
 
 def require_count(solver: object, *names: str, least: int = 1) -> None:

@@ -34,7 +34,7 @@ class DAPS(DiffusionSolver):
 
     Zhang, Chu, Berner, Meng, Anandkumar, Song 2025, "Improving Diffusion Inverse Problem Solving with Decoupled Noise
     Annealing", algorithm 1, with the official code's spread r = sigma of p(x0 | x) and its settings, on [-1, 1] images:
-    200 levels of Karras from 100 to 0.1 (here 50, or what the prior serves, to 0.05), 5 Euler steps down to 0.01, 100
+    200 levels of Karras from 100 to 0.1 (here 40, or what the prior serves, to 0.05), 5 Euler steps down to 0.01, 100
     Langevin steps of 1e-4 falling to a hundredth of that, and a likelihood of noise tau = 0.01 whatever the noise is.
 
     Its draws are not the posterior, even with an exact denoiser: p(x0 | x) is no Gaussian of equal variance in every

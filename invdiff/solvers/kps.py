@@ -19,18 +19,19 @@ __all__ = ["KPS"]
 
 @dataclass(frozen=True)
 class KPS(GuidedSolver):
-    """Follow the conditional flow, with the covariance of the image solved for by a few products of the Jacobian.
+    """Moment matching whose linear systems are solved, with steps of third order.
 
     With D = D(x, sigma) and S = sigma^2 dD / dx, the covariance of x0 given x (Tweedie), and R that of the noise,
 
         x0 = D + S A^T u,    (A S A^T + R) u = y - A D
-        dx / dsigma = (x - x0) / sigma
+        x' = (t^2 / sigma^2) x + t^2 int 2 e^2l P(l) dl + t sqrt(1 - t^2 / sigma^2) eps
 
-    which is the exact flow of the posterior where x0 given x is Gaussian. The equation of x0 is that of `MMPS` (Rozet,
-    Andry, Lanusse, Louppe 2024, section 4.2). Three things make it exact enough to be believed: u starts from the
-    level before, its conjugate gradients are preconditioned by the same matrix for stationary images, whose power
-    spectrum is learned from the products made anyway (`invdiff.moments`), and the flow is integrated to third order in
-    log sigma (`invdiff.transitions.sde3m`). docs/kps.md tells the whole.
+    from level sigma to t, with P the parabola in l = -log sigma through the last three x0 (`transitions.sde3m`). The
+    equation of x0 is that of `MMPS` (Rozet, Andry, Lanusse, Louppe 2024, section 4.2), exact where x0 given x is
+    Gaussian. Here u is a least-squares solution over the u of the level before and over residuals preconditioned by the
+    same system for stationary images, whose power spectrum is learned from the products made anyway
+    (`invdiff.moments`). Above the prior's `jacobian_limit`, 1 for networks, whose Jacobians are no covariances there, S
+    is that of stationary photographs. docs/kps.md tells the whole.
 
     On Gaussian images (inpainting 50 % / blur / 4x downsampling / denoising; `python -m benchmarks.posterior`) the
     default gives, against the exact posterior,

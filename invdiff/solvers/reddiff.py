@@ -39,7 +39,7 @@ class REDDiff(DiffusionSolver):
     Gaussian images (inpainting 50 % / blur / 4x downsampling / denoising; `python -m benchmarks.posterior`) the default
     gives, against the exact posterior,
 
-        error of the mean, posterior stds:    0.23 / 1.20 / 0.23 / 0.59
+        error of the mean, posterior stds:    0.23 / 1.20 / 0.23 / 0.58
         std ratio:                            0.70 / 0.54 / 0.70 / 0.14
         coverage of nominal 90 % intervals:   0.47 / 0.42 / 0.74 / 0.15
 
