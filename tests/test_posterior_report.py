@@ -18,7 +18,8 @@ ROWS = {
 }
 MEASURED = {solver for _, solver in ROWS if solver in solvers.names() and ROWS["blur", solver]["coverage"] != "nan"}
 IN_README = (
-    *("exact", "ddrm", "ddrm (20 steps)", "ddrm (200 steps)", "dps", "dps (zeta 0.3)"),
+    *("exact", "kps", "ddrm", "ddrm (20 steps)", "ddrm (200 steps)", "dps", "dps (zeta 0.3)"),
+    *("diffpir", "pigdm", "mmps", "daps"),
     *("pnp_pgd", "pnp_admm", "pnp_hqs", "red_gd", "red_fp", "red_admm"),
 )
 
