@@ -7,7 +7,7 @@ import math
 import numbers
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -69,9 +69,11 @@ def sample(
         progress: show a progress bar on a terminal.
 
     Raises:
-        TypeError: if the solver has no `iterate`, the likelihood is not a Likelihood or `start` no tensor of floats.
+        TypeError: if the solver has no `iterate` or yields what is no tensor, the likelihood is not a Likelihood or
+            `start` no tensor of floats.
         CapabilityError: if solver, operator, noise and prior do not go together.
-        ValueError: for any other setting that cannot be used.
+        ValueError: for any other setting that cannot be used, or a solver that yields nothing or tensors of another
+            shape than (b, *in_shape), (b, particles, *in_shape) with keep="cloud".
         FloatingPointError: if a draw becomes infinite or NaN.
     """
     if isinstance(solver, type):
@@ -143,7 +145,8 @@ def sample(
                     else:
                         x = _initial(solver, chunk, counted, like, random)
                     iterates = solver.iterate(chunk, counted, x, random)  # type: ignore[arg-type]
-                    for step, x in enumerate(iterates, start=1):
+                    expected = (size, kept, *shape) if dependent else (size, *shape)
+                    for step, x in enumerate(_checked(iterates, expected, solver, dependent), start=1):
                         advance(step)
                         if on_step is not None:
                             on_step(step, x.detach().clone())
@@ -310,6 +313,24 @@ def _initial(solver: Solver, likelihood: Likelihood | None, prior: Prior, like: 
     return 0.5 + min(prior.sigma_range[1], 40.0) * random.normal(like)
 
 
+def _checked(iterates: object, expected: tuple[int, ...], solver: Solver, dependent: bool) -> Iterator[Tensor]:
+    """What a solver yields, refused unless it is at least one tensor and all are of the expected shape."""
+    name = type(solver).__name__
+    wanted = f"expected tensors of shape {expected}, (b, {'particles, ' if dependent else ''}*in_shape)."
+    if isinstance(iterates, Tensor) or not isinstance(iterates, Iterable):
+        raise TypeError(f"{name}.iterate returned {type(iterates).__name__} and yielded nothing: {wanted}")
+    empty = True
+    for x in iterates:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} yielded {type(x).__name__}: {wanted}")
+        if x.shape != expected:
+            raise ValueError(f"{name} yielded a tensor of shape {tuple(x.shape)}: {wanted}")
+        empty = False
+        yield x
+    if empty:
+        raise ValueError(f"{name} yielded nothing: {wanted}")
+
+
 def _take(likelihood: Likelihood | None, members: list[tuple[int, int]], count: int) -> Likelihood | None:
     if likelihood is None or (count == 1 and likelihood.operator.batch is None):
         return likelihood
@@ -325,9 +346,10 @@ def _label(solver: Solver, prior: Prior, guessed: bool) -> str:
 
 def _refuse_nonfinite(x: Tensor, members: list[tuple[int, int]], solver: Solver) -> None:
     fine = torch.isfinite(x).flatten(1).all(1)
+    sizes = ", ".join(name for name in ("zeta", "lam") if hasattr(solver, name))
+    cure = f"a smaller step ({sizes}) or more steps" if sizes else "more steps"
     for (draw, measurement), good in zip(members, fine.tolist(), strict=False):
         if not good:
             raise FloatingPointError(
-                f"Draw {draw} of measurement {measurement} is not finite: {type(solver).__name__} diverged; "
-                "use a smaller step (zeta, lam) or more steps."
+                f"Draw {draw} of measurement {measurement} is not finite: {type(solver).__name__} diverged; use {cure}."
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+import re
 import sys
 from collections.abc import Iterator
 
@@ -21,6 +22,7 @@ from invdiff.priors.base import Prior
 from invdiff.record import describe
 from invdiff.sampling import default_micro_batch, held_on
 from invdiff.solvers import DDRM, DPS, CapabilityError, Heun, PnPHQS
+from invdiff.solvers.cloud import CloudSolver
 
 SHAPE = (1, 4, 4)
 
@@ -110,8 +112,50 @@ def test_a_draw_that_diverges_is_named():
             x[1] = torch.nan
             yield x
 
-    with pytest.raises(FloatingPointError, match="Draw 1 of measurement 0 is not finite: Diverge diverged"):
+    @dataclasses.dataclass(frozen=True)
+    class Guided(Diverge):
+        zeta: float = 1.0
+
+    said = "Draw 1 of measurement 0 is not finite: {} diverged; use {}"
+    with pytest.raises(FloatingPointError, match=re.escape(said.format("Diverge", "more steps."))):
         sample(Diverge(), likelihood(), prior(), draws=2, micro_batch=2)
+    with pytest.raises(
+        FloatingPointError, match=re.escape(said.format("Guided", "a smaller step (zeta) or more steps."))
+    ):
+        sample(Guided(), likelihood(), prior(), draws=2, micro_batch=2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "iterate", "yielded"),
+    [
+        (ValueError, lambda x: iter(()), "yielded nothing"),
+        (TypeError, lambda x: None, "iterate returned NoneType and yielded nothing"),
+        (TypeError, lambda x: x, "iterate returned Tensor and yielded nothing"),
+        (TypeError, lambda x: [None], "yielded NoneType"),
+        (TypeError, lambda x: [x, x.numpy()], "yielded ndarray"),
+        (ValueError, lambda x: [x[:1]], "yielded a tensor of shape (1, 1, 4, 4)"),
+        (ValueError, lambda x: [x[:, 0]], "yielded a tensor of shape (2, 4, 4)"),
+    ],
+)
+def test_what_a_solver_yields_is_checked(kind, iterate, yielded):
+    class Odd:
+        stochastic = True
+
+        def iterate(self, likelihood, denoiser, x, random):
+            return iterate(x)
+
+    with pytest.raises(kind, match=rf"^Odd.{re.escape(yielded)}: .* shape \(2, 1, 4, 4\), \(b, \*in_shape\)\.$"):
+        sample(Odd(), likelihood(), prior(), draws=2, micro_batch=2)
+
+
+@pytest.mark.parametrize(("keep", "expected"), [("one", "(2, 1, 4, 4), (b, *"), ("cloud", "(2, 3, 1, 4, 4), (b, part")])
+def test_what_a_cloud_yields_is_checked(keep, expected):
+    class Odd(CloudSolver):
+        def iterate(self, likelihood, denoiser, x, random):
+            yield x[:, :2]
+
+    with pytest.raises(ValueError, match=re.escape(f"shape (2, 2, 1, 4, 4): expected tensors of shape {expected}")):
+        sample(Odd(particles=3, keep=keep), likelihood(), prior(), micro_batch=2)
 
 
 class Terminal(io.StringIO):
