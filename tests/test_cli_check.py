@@ -89,8 +89,8 @@ def test_what_does_not_apply_and_what_fails_is_a_finished_check(
     assert f"{DENOISE}: does not apply: DDIM draws from the prior alone" in capsys.readouterr().out
     assert main(["check", "checked_mine:Faulty", *FAST, "--out", "o"]) == 0
     said = capsys.readouterr().out
-    assert f"{DENOISE}: failed: RuntimeError: shape" in said
-    assert "Applies to none of the 1 problem: see the reasons above. It failed on gaussian" in said
+    assert f"{DENOISE}: failed: ValueError: Faulty yielded a tensor of shape" in said
+    assert "Failed on the one problem: see the reason above." in said
     assert {path.name for path in (folder / "o").iterdir()} == {"check.csv", "record.json", "verdict.txt"}
 
 

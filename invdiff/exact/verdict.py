@@ -187,6 +187,10 @@ def overall(outcomes: Sequence[Outcome]) -> str:
     failed = [outcome for outcome in outcomes if outcome.grade == "failed"]
     rest = f" It failed on {_names(failed)}." if failed else ""
     if not ran:
+        if outcomes and len(failed) == len(outcomes):
+            if len(failed) == 1:
+                return "Failed on the one problem: see the reason above."
+            return f"Failed on all {len(failed)} problems: see the reasons above."
         count = f"{len(outcomes)} problem{'s' if len(outcomes) != 1 else ''}"
         return f"Applies to none of the {count}: see the reasons above.{rest}"
     refused = len(outcomes) - len(ran) - len(failed)

@@ -118,6 +118,15 @@ def test_a_point_estimate_is_not_judged_for_a_spread():
             "Applies to none of the 2 problems: see the reasons above.",
         ),
         (
+            [outcome("a", "failed"), outcome("b", "failed")],
+            "Failed on all 2 problems: see the reasons above.",
+        ),
+        ([outcome("a", "failed")], "Failed on the one problem: see the reason above."),
+        (
+            [outcome("a", "failed"), outcome("b", "refused")],
+            "Applies to none of the 2 problems: see the reasons above. It failed on a.",
+        ),
+        (
             [outcome(str(k), "exact") for k in range(7)] + [outcome("x", "wrong")],
             "Its error bars can be used on 7 problem",
         ),
