@@ -123,6 +123,9 @@ class Report:
         Raises:
             OSError: the folder is a file, is not empty without `overwrite`, or cannot be written.
         """
+        folder = Path(folder)
+        if not overwrite and folder.is_dir() and any(folder.iterdir()):
+            raise FileExistsError(f"The folder {folder} is not empty: choose another, or give overwrite=True.")
         with output_folder(folder, overwrite=overwrite) as stage:
             self.write(stage, {"written_by": "invdiff.exact.check"})
 
@@ -143,7 +146,7 @@ class Report:
 
 def check(
     solver: Solver,
-    chosen: Sequence[str] = (),
+    chosen: str | Sequence[str] = (),
     *,
     full: bool = False,
     draws: int = DRAWS,
@@ -158,7 +161,7 @@ def check(
 
     Args:
         solver: of `invdiff.solvers`, or any object with `stochastic` and `iterate`.
-        chosen: problems, cells of them or families; all of QUICK where left out.
+        chosen: problems, cells of them or families, or one of these; all of QUICK where left out.
         full: every problem of the laboratory, or of the families named, and not QUICK alone.
         draws: of each problem, from 39 on; point estimates take 1.
         seed: of the draws, from 0 on.
@@ -251,17 +254,17 @@ def _import(module: str) -> ModuleType:
         sys.path.remove(here)
 
 
-def select(chosen: Sequence[str], *, full: bool = False) -> list[Problem]:
+def select(chosen: str | Sequence[str], *, full: bool = False) -> list[Problem]:
     """The problems of those names in the order of the laboratory; a family stands for a few of it unless full.
 
     Args:
-        chosen: problems, cells of them or families; QUICK where left out.
+        chosen: problems, cells of them or families, or one of these; QUICK where left out.
         full: all problems, and all of each family.
 
     Raises:
         ValueError: for a name that no problem, no cell and no family has.
     """
-    wanted = set(chosen or FAMILIES)
+    wanted = {chosen} if isinstance(chosen, str) else set(chosen or FAMILIES)
     found: list[Problem] = []
     known: list[str] = list(FAMILIES)
     for family in FAMILIES:

@@ -177,8 +177,9 @@ def test_the_files_of_a_report(tmp_path):
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert record["solver"]["name"] == "DDRM"
     assert record["finished"] == 3
-    with pytest.raises(FileExistsError, match="is not empty"):
+    with pytest.raises(FileExistsError, match=r"is not empty: choose another, or give overwrite=True\.$"):
         report.save(tmp_path / "out")
+    report.save(tmp_path / "out", overwrite=True)
 
 
 def test_the_picture_has_a_row_for_each_problem_and_twelve_at_most():
@@ -199,6 +200,14 @@ def test_names_cells_families_and_the_quick_list():
     assert len(select(["mixture16/A1 0.2"])) == 5
     assert [problem.name for problem in select(["mixture16"])] == [name for name in QUICK if "mixture16" in name]
     assert len(select(["mixture16"], full=True)) == 20
+
+
+def test_one_name_needs_no_list():
+    assert [problem.name for problem in select("mixture16/A1 0.2/0")] == [MODES]
+    report = check(solvers.DDIM(steps=5), "mixture16", draws=48)
+    assert [outcome.problem for outcome in report.outcomes] == [name for name in QUICK if "mixture16" in name]
+    with pytest.raises(ValueError, match="no problem 'gausian': did you mean 'gaussian'"):
+        check(solvers.DDIM(steps=5), "gausian")
 
 
 @pytest.mark.parametrize(
