@@ -7,7 +7,7 @@ import math
 import numbers
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from ..operators.linalg import column
 from ..priors.base import Prior
 from ..random import MemberRandom
 from ..schedule import noise_levels
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 __all__ = ["CapabilityError", "DiffusionSolver", "Margins", "PointSolver", "PriorSampler", "Solver", "column"]
 
@@ -68,11 +71,12 @@ def require_count(solver: object, *names: str, least: int = 1) -> None:
             raise ValueError(f"{name} of {kind} is {value!r}: expected a whole number from {least} on.")
 
 
-def require_positive(solver: object, *names: str) -> None:
-    """Refuse settings that are not finite and positive; None stands for left out."""
+def require_positive(solver: DataclassInstance, *names: str) -> None:
+    """Refuse settings that are not finite and positive; None stands for left out where the field's type has it."""
+    optional = {f.name for f in fields(solver) if any(word in str(f.type) for word in ("None", "Optional"))}
     for name in names:
         value = getattr(solver, name)
-        if value is None:
+        if value is None and name in optional:
             continue
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise ValueError(f"{name} of {type(solver).__name__} is {value!r}: expected a number.")

@@ -314,8 +314,20 @@ def test_dps_refuses_what_cannot_be_differentiated():
         ),
         (lambda: solvers.PFODE(sigmas=(1.0, 0.0)), "sigmas of PFODE are .* expected falling noise levels above 0"),
         (lambda: solvers.DDIM(sigmas=()), r"sigmas of DDIM are \(\): expected falling"),
+        (lambda: solvers.PiGDM(image_std=None), r"^image_std of PiGDM is None: expected a number\.$"),
+        (lambda: solvers.DiffPIR(lam=None), r"^lam of DiffPIR is None: expected a number\.$"),
+        (lambda: solvers.KPS(tolerance=None), r"^tolerance of KPS is None: expected a number\.$"),
+        (lambda: solvers.REDDiff(lr=None), r"^lr of REDDiff is None: expected a number\.$"),
+        (lambda: solvers.DDRM(sigma_min=None), r"^sigma_min of DDRM is None: expected a number\.$"),
+        (lambda: solvers.PnPHQS(sigma_start=None), r"^sigma_start of PnPHQS is None: expected a number\.$"),
     ],
 )
 def test_wrong_settings_are_refused_in_a_sentence(make, sentence):
     with pytest.raises(ValueError, match=sentence):
         make()
+
+
+def test_settings_that_may_be_left_out_take_none():
+    assert solvers.DDRM(sigma_max=None).sigma_max is None
+    assert solvers.PnPHQS(sigma_end=None).sigma_end is None
+    assert solvers.TDS(tau=None).tau is None
