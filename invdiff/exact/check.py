@@ -94,6 +94,9 @@ class Report:
         """One line for each problem: its name and the verdict on it."""
         return [f"{outcome.problem}: {outcome.words}" for outcome in self.outcomes]
 
+    def __str__(self) -> str:
+        return "\n".join([*self.lines(), "", self.verdict])
+
     def rows(self) -> list[dict[str, Any]]:
         """One row for each problem: its figures, with what exact draws give on average as NAME_floor."""
         out = []
@@ -136,7 +139,7 @@ class Report:
             writer = csv.DictWriter(handle, rows[0].keys() if rows else ["problem"], lineterminator="\n")
             writer.writeheader()
             writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-        (folder / "verdict.txt").write_text("\n".join([*self.lines(), "", self.verdict, ""]), encoding="utf-8")
+        (folder / "verdict.txt").write_text(f"{self}\n", encoding="utf-8")
         if self.shown:
             self.picture().savefig(folder / "check.png")
         done = {"finished": len(self.outcomes), "wanted": self.wanted, "interrupted": self.interrupted}

@@ -117,6 +117,8 @@ def test_a_point_estimate_has_no_error_bars():
 def test_samplers_of_the_prior_apply_nowhere():
     report = quick(solvers.load("ddim", steps=5), DENOISE)
     assert report.verdict == "Applies to none of the 1 problem: see the reasons above."
+    assert str(report).startswith(f"{DENOISE}: does not apply: DDIM draws from the prior alone")
+    assert str(report).endswith(f"\n\n{report.verdict}")
     with pytest.raises(ValueError, match="nothing to draw: the solver ran on no problem"):
         report.picture()
 
@@ -174,6 +176,7 @@ def test_the_files_of_a_report(tmp_path):
     text = (tmp_path / "out" / "verdict.txt").read_text()
     assert report.verdict in text
     assert all(line in text for line in report.lines())
+    assert text == f"{report}\n"
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert record["solver"]["name"] == "DDRM"
     assert record["finished"] == 3
