@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,6 +64,8 @@ def load(name: str, request) -> priors.Prior:
             return priors.load(f"drunet:{request.getfixturevalue('random_drunet')}")
         if kind == "adm":
             return priors.load(f"adm:{request.getfixturevalue('random_adm')}", head_channels=32, self_test=False)
+        if kind == "natural":
+            return priors.load(f"natural:{Path(priors.__file__).parent / 'natural.safetensors'}")
         return priors.load(f"{kind}:{request.getfixturevalue('data') / FILES[name]}")
     if kind == "diffusers":
         return priors.load(f"diffusers:{request.getfixturevalue('random_pipeline')}", self_test=False)

@@ -99,8 +99,8 @@ def test_the_codes_steps_for_noise_are_those_of_ddrm(name):
     torch.testing.assert_close(ours, ddrm, atol=1e-9, rtol=0)
 
 
-# The last step of ode3m stops half-way to the estimate.
-@pytest.mark.parametrize("transition", [name for name in DDNM.transitions() if name != "ode3m"])
+# The last step of ode3m and sde3m stops half-way to the estimate.
+@pytest.mark.parametrize("transition", [name for name in DDNM.transitions() if name not in ("ode3m", "sde3m")])
 @pytest.mark.parametrize("plus", [True, False])
 def test_without_noise_every_transition_ends_on_the_measurement(transition, plus):
     solver = DDNM(steps=8, transition=transition, plus=plus)
