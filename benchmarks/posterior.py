@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from invdiff import Likelihood, Posterior, sample, solvers
+from invdiff.exact.measure import mode
 from invdiff.noise import GaussianNoise
 from invdiff.operators import Blur, Downsample, Identity, Mask, Operator, gaussian_psf, random_mask
 from invdiff.priors import GaussianPrior
@@ -146,16 +147,6 @@ def batch(solver: solvers.Solver) -> int:
     """Members at a time: 256 draws, or as many clouds as hold 1,024 particles, 256 at most."""
     particles = getattr(solver, "particles", 1)
     return min(256, max(1, 1024 // particles))
-
-
-def mode(result: Posterior) -> str:
-    """How the draws hang together: "point", "independent", "one of 64" or "all of 64" particles of each cloud."""
-    if result.point:
-        return "point"
-    cloud = result.record.get("cloud")
-    if cloud is None:
-        return "independent"
-    return f"{'all' if result.record.get('dependent') else 'one'} of {cloud}"
 
 
 def merged(rows: list[dict[str, float | str]], path: Path) -> list[dict[str, str]]:

@@ -47,6 +47,7 @@ from invdiff.operators import Blur, Downsample, Grayscale, Mask, Operator, gauss
 from invdiff.priors import Prior
 
 from .denoising import load_image
+from .laboratory import setting
 
 RESULTS = Path(__file__).parent / "results" / "restoration.csv"
 TASKS = ("blur", "down4", "inpaint", "gray")
@@ -177,7 +178,7 @@ def measured_rows(settings: argparse.Namespace, standing: Sequence[Row]) -> Iter
                     key = tuple(row.values())
                     equal = name != REFERENCE and mode == "equal"
                     chosen = {"steps": math.ceil(cost / STEP_COST[name])} if equal else {}
-                    solver = solvers.load(name, **chosen)
+                    solver = solvers.load(name, **(dict(settings.set) if name == REFERENCE else chosen))
                     if key not in have or have[key]["settings"] != repr(solver):
                         row |= {"top": str(top), "left": str(left)}
                         row |= run_one(
@@ -263,6 +264,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--solvers", nargs="*", default=list(STEP_COST), choices=[REFERENCE, *STEP_COST], metavar="NAME"
     )
     parser.add_argument("--modes", nargs="*", default=["equal"], choices=["equal", "default"], metavar="MODE")
+    parser.add_argument("--set", nargs="*", default=[], type=setting, metavar="NAME=VALUE", help="settings of KPS")
     parser.add_argument("--micro-batch", type=int, default=16)
     parser.add_argument("--resume", action="store_true", help="keep the rows of the CSV, and measure what is missing")
     parser.add_argument("--out", type=Path, default=RESULTS)

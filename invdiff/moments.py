@@ -60,8 +60,8 @@ class MomentMatched:
         self.variance = likelihood.noise.like(likelihood.batched_y.to(like)) ** 2
         self.products, self.tolerance, self.inner_steps = products, tolerance, inner_steps
         self.spectrum = Spectrum(like.shape[1:])
-        # Vectors are of no known spectrum; and not networks' business so far.
-        self.limit = getattr(denoiser, "jacobian_limit", math.inf) if self.spectrum.image else math.inf
+        # The limit is one of networks of images; for vectors there is nothing to put in the Jacobian's place.
+        self.limit = denoiser.jacobian_limit if self.spectrum.image else math.inf
         if self.limit < math.inf:
             self.spectrum.assume_photographs(like)
         self.u: Tensor | None = None

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from invdiff import priors
 from invdiff.jacobian import Linearised
 from invdiff.priors import FunctionPrior, GaussianMixturePrior, GaussianPrior, Prior
 
@@ -117,3 +118,14 @@ def test_inside_no_grad_and_nothing_of_the_callers_is_touched(make):
     assert torch.equal(v, other)
     assert not any(tensor.requires_grad for tensor in (x, near.x0, product))
     assert float(product.abs().max()) > 0
+
+
+def test_the_jacobian_of_the_shipped_prior_is_no_covariance_far_above_its_limit():
+    """Why there is a limit: at sigma 40 a wave of 4 cycles along each side has a negative variance."""
+    prior, at = priors.load("natural"), torch.arange(32.0)
+    wave = torch.cos(2 * torch.pi * 4 * (at[:, None] + at) / 32).expand(1, 3, 32, 32)
+    assert prior.jacobian_limit == 1
+    x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    precise = prior.to(precision="float32")
+    above, below = (float((wave * Linearised(precise, 0.5 + s * x, s).product(wave)).sum()) for s in (40.0, 0.5))
+    assert above < 0 < below

@@ -17,7 +17,7 @@ from ..priors.base import Prior
 from ..random import MemberRandom
 from ..transitions import Estimate, reverse
 from .base import CapabilityError, Margins, require_count
-from .guided import GuidedSolver, require_gaussian, require_linear
+from .guided import GuidedSolver
 
 __all__ = ["DDNM"]
 
@@ -88,8 +88,6 @@ class DDNM(GuidedSolver):
         """Refuse what this solver cannot do, in a sentence."""
         super().check(likelihood, denoiser)
         assert likelihood is not None
-        require_linear(self, likelihood)
-        require_gaussian(self, likelihood)
         if not self._noisy(likelihood):
             return
         if not isinstance(likelihood.operator, Spectral):

@@ -14,7 +14,7 @@ from ..priors.base import Prior
 from ..random import MemberRandom
 from ..transitions import Estimate
 from .base import Margins, require_positive
-from .guided import GuidedSolver, require_linear, require_share
+from .guided import GuidedSolver, require_share
 
 __all__ = ["DiffPIR"]
 
@@ -57,6 +57,7 @@ class DiffPIR(GuidedSolver):
     zeta: float = 0.3
 
     margins: ClassVar[Margins] = Margins(mean=0.40, spread=(0.88, 1.06), coverage=(0.84, 0.92))
+    gaussian: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,12 +67,6 @@ class DiffPIR(GuidedSolver):
     @classmethod
     def transitions(cls) -> tuple[str, ...]:
         return ("diffpir", *super().transitions())
-
-    def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
-        """Refuse what this solver cannot do, in a sentence."""
-        super().check(likelihood, denoiser)
-        assert likelihood is not None
-        require_linear(self, likelihood)
 
     def guidance(self, likelihood: Likelihood, denoiser: Prior) -> Estimate:
         """The image nearest to the denoised one for what it misses of y."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -64,6 +65,10 @@ class GuidedSolver(DiffusionSolver):
     transition: str = "ddim"
     eta: float = 1.0
 
+    # What a guidance asks of the prior and of the noise; the operator has to be linear for all of them.
+    differentiates: ClassVar[bool] = False
+    gaussian: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.transition not in self.transitions():
@@ -87,6 +92,11 @@ class GuidedSolver(DiffusionSolver):
             raise CapabilityError(
                 f"{type(self).__name__} needs a likelihood: to draw from the prior alone use DDPM or Heun."
             )
+        if self.differentiates:
+            require_differentiable(self, denoiser)
+        require_linear(self, likelihood)
+        if self.gaussian:
+            require_gaussian(self, likelihood)
 
     def iterate(self, likelihood: Likelihood, denoiser: Prior, x: Tensor, random: MemberRandom) -> Iterator[Tensor]:
         estimate = self.guidance(likelihood, denoiser)

@@ -12,7 +12,7 @@ from ..moments import MomentMatched
 from ..priors.base import Prior
 from ..transitions import Estimate
 from .base import Margins, require_count, require_positive
-from .guided import GuidedSolver, require_gaussian, require_linear
+from .guided import GuidedSolver
 
 __all__ = ["KPS"]
 
@@ -66,13 +66,6 @@ class KPS(GuidedSolver):
         super().__post_init__()
         require_count(self, "products")
         require_positive(self, "tolerance")
-
-    def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
-        """Refuse what this solver cannot do, in a sentence."""
-        super().check(likelihood, denoiser)
-        if likelihood is not None:
-            require_linear(self, likelihood)
-            require_gaussian(self, likelihood)
 
     def guidance(self, likelihood: Likelihood, denoiser: Prior) -> Estimate:
         estimate: MomentMatched | None = None

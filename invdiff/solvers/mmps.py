@@ -16,7 +16,7 @@ from ..operators.linalg import inner
 from ..priors.base import Prior
 from ..transitions import Estimate
 from .base import Margins, column, require_count
-from .guided import GuidedSolver, require_differentiable, require_gaussian, require_linear
+from .guided import GuidedSolver
 
 __all__ = ["MMPS"]
 
@@ -56,18 +56,11 @@ class MMPS(GuidedSolver):
     iterations: int = 1
 
     margins: ClassVar[Margins] = Margins(mean=0.18, spread=(0.83, 0.98), coverage=(0.80, 0.91))
+    differentiates: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_count(self, "iterations")
-
-    def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
-        """Refuse what this solver cannot do, in a sentence."""
-        super().check(likelihood, denoiser)
-        assert likelihood is not None
-        require_differentiable(self, denoiser)
-        require_linear(self, likelihood)
-        require_gaussian(self, likelihood)
 
     def guidance(self, likelihood: Likelihood, denoiser: Prior) -> Estimate:
         """x0 + C A^T u, with u from conjugate gradients."""

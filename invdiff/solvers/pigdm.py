@@ -15,7 +15,7 @@ from ..priors.base import Prior
 from ..random import MemberRandom
 from ..transitions import Estimate
 from .base import Margins, require_positive
-from .guided import GuidedSolver, require_differentiable, require_gaussian, require_linear
+from .guided import GuidedSolver
 
 __all__ = ["PiGDM"]
 
@@ -60,6 +60,7 @@ class PiGDM(GuidedSolver):
     image_std: float = 0.5
 
     margins: ClassVar[Margins] = Margins(mean=0.60, spread=(0.53, 0.87), coverage=(0.59, 0.85))
+    differentiates: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,14 +69,6 @@ class PiGDM(GuidedSolver):
     @classmethod
     def transitions(cls) -> tuple[str, ...]:
         return ("pigdm", *super().transitions())
-
-    def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
-        """Refuse what this solver cannot do, in a sentence."""
-        super().check(likelihood, denoiser)
-        assert likelihood is not None
-        require_differentiable(self, denoiser)
-        require_linear(self, likelihood)
-        require_gaussian(self, likelihood)
 
     def variance(self, sigma: float) -> float:
         """r^2 at level sigma, image units^2."""

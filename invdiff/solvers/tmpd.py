@@ -15,7 +15,7 @@ from ..operators import LinearOperator
 from ..priors.base import Prior
 from ..transitions import Estimate
 from .base import Margins
-from .guided import GuidedSolver, require_differentiable, require_gaussian, require_linear
+from .guided import GuidedSolver
 
 __all__ = ["TMPD"]
 
@@ -49,14 +49,7 @@ class TMPD(GuidedSolver):
     steps: int = 1000
 
     margins: ClassVar[Margins] = Margins(mean=0.49, spread=(0.95, 1.12), coverage=(0.86, 0.94))
-
-    def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
-        """Refuse what this solver cannot do, in a sentence."""
-        super().check(likelihood, denoiser)
-        assert likelihood is not None
-        require_differentiable(self, denoiser)
-        require_linear(self, likelihood)
-        require_gaussian(self, likelihood)
+    differentiates: ClassVar[bool] = True
 
     def guidance(self, likelihood: Likelihood, denoiser: Prior) -> Estimate:
         """x0 + C A^T (residual / (row sums + sigma_y^2))."""

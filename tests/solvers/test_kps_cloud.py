@@ -157,3 +157,15 @@ def test_refusals():
 def test_wrong_settings_are_refused_in_a_sentence(settings, sentence):
     with pytest.raises(ValueError, match=sentence):
         KPSCloud(**settings)
+
+
+@pytest.mark.parametrize(("steps", "found"), [(3, 0.646), (6, 0.654), (20, 0.671)])
+def test_the_weights_of_unequal_modes_come_right_with_steps(steps, found):
+    """The docstring's figures: what the Gaussian bridge misses falls with steps, whatever the number of particles."""
+    covariances = torch.stack([torch.diag(torch.tensor([0.04, 1.0])), torch.eye(2)])
+    prior = GaussianMixturePrior(torch.tensor([0.7, 0.3]), torch.tensor([[-2.0, 0.0], [2.0, 0.0]]), covariances)
+    given = Likelihood(torch.tensor([0.4], dtype=torch.float64), Matrix(torch.tensor([[0.1, 1.0]])), GaussianNoise(0.2))
+    posterior = prior.posterior(given)
+    assert float(posterior.weights[0]) == pytest.approx(0.668, abs=0.001)
+    draws = sample(KPSCloud(steps=steps, particles=3000, keep="cloud"), given, prior, draws=24_000, micro_batch=1).draws
+    assert float((draws[:, 0] < 0).double().mean()) == pytest.approx(found, abs=0.012)
