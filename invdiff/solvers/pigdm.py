@@ -29,12 +29,13 @@ class PiGDM(GuidedSolver):
         g = J^T A^T (r^2 A A^T + sigma_y^2)^-1 (y - A x0),    r^2 = sigma^2 s^2 / (sigma^2 + s^2),    s = image_std
         x' = DDIM step from x with x0 (`invdiff.transitions`) + r^2 g
 
-    Song, Vahdat, Mardani, Kautz 2023, "Pseudoinverse-Guided Diffusion Models for Inverse Problems", algorithm 1: images
-    of unit variance on [-1, 1], which is s = 0.5 here, and eta = 1. The inverse is exact where there is an SVD and by
-    conjugate gradients elsewhere; without noise it is the pseudo-inverse. The other transitions follow the estimate
-    E[x0 | x, y] = x0 + sigma^2 g of the same model. That is the better one while r^2 is not far from the variance, but
-    pixels that vary together have far more of it: on images of many pixels and at high noise x0 + sigma^2 g
-    overshoots, which the weight r^2 of algorithm 1 prevents.
+    Song, Vahdat, Mardani, Kautz 2023, "Pseudoinverse-Guided Diffusion Models for Inverse Problems": images of unit
+    variance on [-1, 1], which is s = 0.5 here, and eta = 1. The step is that of public implementations (RED-diff's and
+    azula's PGDM), whose factor on the gradient in x_t is sqrt(abar_s abar_t), from level t to level s; the step printed
+    as algorithm 1 has another factor. The inverse is exact where there is an SVD and by conjugate gradients elsewhere;
+    without noise it is the pseudo-inverse. The other transitions follow the estimate E[x0 | x, y] = x0 + sigma^2 g of
+    the same model. That is the better one while r^2 is not far from the variance, but pixels that vary together have
+    far more of it: on images of many pixels and at high noise x0 + sigma^2 g overshoots, which the weight r^2 prevents.
 
     Its draws are not the posterior, even with an exact denoiser. On Gaussian images (inpainting 50 % / blur / 4x
     downsampling / denoising; `python -m benchmarks.posterior`) the default gives, against the exact posterior,

@@ -153,7 +153,7 @@ def test_diffpir_is_azulas(azula, sigma):
     torch.testing.assert_close(found.flatten(1), expected, atol=1e-8, rtol=0)
 
 
-def test_algorithm_1_of_pigdm_without_noise_is_azulas(azula):
+def test_the_step_of_pigdm_without_noise_is_azulas(azula):
     """Its sampler has no sigma_y; its fresh noise is left out by eta = 0."""
     from azula.guidance.pgdm import PGDMSampler
 

@@ -1,4 +1,4 @@
-"""PiGDM against dense matrices, a posterior it knows exactly, and the paper's algorithm in the paper's coordinates."""
+"""PiGDM against dense matrices, a posterior it knows exactly, and the public step in the paper's coordinates."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_independent_pixels_of_that_std_are_its_exact_case(name):
 
 
 @pytest.mark.parametrize("eta", [1.0, 0.3])
-def test_algorithm_1_in_the_papers_own_coordinates(eta):
+def test_the_public_step_in_the_papers_own_coordinates(eta):
     """One step of DDIM between two alpha-bars on [-1, 1] images, plus the r^2-weighted gradient in x_t."""
     prior, likelihood, x = problem("matrix")
     a = dense(operators()["matrix"])
