@@ -30,6 +30,7 @@ class PnPDM(DiffusionSolver):
         z ~ p(y | z) N(z; x, rho^2 I)   linear A: argmin_z |y + n' - A z|^2 / sigma_y^2 + |z - x - rho eps|^2 / rho^2
         x ~ p(x) N(z; x, rho^2 I)       the reverse diffusion from z at noise level rho down to 0, by Euler steps
                                         x' = x - 2 (1 - t / sigma) (x - D(x, sigma)) + sqrt(2 sigma (sigma - t)) eps
+                                        and D(x, sigma) at the end
 
     with rho falling over the run. n' has the law of the measurement noise, which makes the first line an exact draw,
     of covariance (A^T A / sigma_y^2 + I / rho^2)^-1; for a nonlinear A it is Langevin steps (`invdiff.langevin`).
@@ -37,8 +38,9 @@ class PnPDM(DiffusionSolver):
     Wu, Sun, Chen, Zhang, Yue, Bouman 2024, "Principled Probabilistic Imaging using Diffusion Models as Plug-and-Play
     Priors", algorithm 1, with the official code's settings, on [-1, 1] images: 100 iterations, rho from 10 by 0.9 down
     to 0.3 (here 5 and 0.15), the levels below rho of Karras's 100 from 80 to 0.002, Langevin steps 100 of sigma_y^2.
-    Its diffusion starts at rho itself, not at the next level of the grid. Its mode of an ODE is left out: from one z it
-    ends in one x and draws none.
+    Its diffusion starts at rho itself, not at the next level of the grid, and ends in D at the last level above 0 where
+    the official code's step is 2 D - x: where a prior serves no level below 0.05 that would leave noise of 0.05. Its
+    mode of an ODE is left out: from one z it ends in one x and draws none.
 
     As far as the diffusion is exact, x follows the posterior of a noisier measurement, of covariance
     sigma_y^2 I + rho^2 A A^T: that is the method's bias. A small rho has little of it but takes some (std / rho)^2
@@ -133,7 +135,9 @@ class PnPDM(DiffusionSolver):
 def diffuse(denoiser: Prior, x: Tensor, levels: Sequence[float], random: MemberRandom) -> Tensor:
     """One draw of the image behind x at noise level levels[0]: Euler steps of the reverse SDE."""
     for sigma, t in itertools.pairwise(levels):
-        x = x - 2 * (1 - t / sigma) * (x - denoiser(x, sigma))
-        if t > 0:
-            x = x + (2 * sigma * (sigma - t)) ** 0.5 * random.normal(x)
+        x0 = denoiser(x, sigma)
+        if t == 0:
+            # The Euler step would be 2 D - x, which keeps the noise that is left over and turns its sign.
+            return x0
+        x = x - 2 * (1 - t / sigma) * (x - x0) + (2 * sigma * (sigma - t)) ** 0.5 * random.normal(x)
     return x

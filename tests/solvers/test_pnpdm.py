@@ -82,17 +82,28 @@ def test_the_prior_step_draws_the_image_behind_a_noised_one():
 
 
 def test_the_diffusion_takes_the_official_steps_on_symmetric_images():
-    """Wu et al. 2024's Euler steps of the reverse SDE in their units, images in [-1, 1]."""
+    """Wu et al. 2024's Euler steps of the reverse SDE in their units, images in [-1, 1]; the last one is D."""
     levels = [0.4, 0.2, 0.1, 0.0]
     z = torch.linspace(0, 1, 12).reshape(2, 1, 2, 3)
     ours = pnpdm.diffuse(as_prior(shrink), z, levels, members(2))
     x, random = 2 * z - 1, members(2)
     for here, there in itertools.pairwise([2 * level for level in levels]):
-        score = (2 * shrink((x + 1) / 2, torch.tensor(here / 2)) - 1 - x) / here**2
-        x = x + 2 * (here - there) * here * score
+        d = 2 * shrink((x + 1) / 2, torch.tensor(here / 2)) - 1
         if there > 0:
+            x = x + 2 * (here - there) * here * (d - x) / here**2
             x = x + (here - there) ** 0.5 * (2 * here) ** 0.5 * random.normal(x)
+        else:
+            x = d
     torch.testing.assert_close(ours, (x + 1) / 2)
+
+
+def test_a_prior_that_serves_no_low_level_leaves_none_of_its_noise():
+    """Of pixels that are all but 0.5 the draws are too, however high the lowest level."""
+    shape = (1, 1, 2000)
+    narrow = FunctionPrior(lambda x, sigma: 0.5 + 1e-4 / (1e-4 + sigma**2) * (x - 0.5), sigma_range=(0.05, 5.0))
+    likelihood = Likelihood(torch.full(shape, 0.5), Identity(shape), GaussianNoise(0.2))
+    draws = sample(PnPDM(steps=10), likelihood, narrow, draws=2).draws
+    assert 0 < float(draws.std()) < 0.01
 
 
 def test_the_whole_chain_on_independent_pixels():
