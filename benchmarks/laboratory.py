@@ -10,7 +10,9 @@ The figures are those of `invdiff.exact.verdict.FIGURES`, the mean squared error
 one (their ratio is the gap to the MMSE estimate), and for mixture16 the kernel Stein discrepancy, which gates nothing.
 The solver "exact" is a set of exact draws of the same size, which is the floor of each figure, paired with the others
 as it belongs to the same problem. NFE and operator calls are those that one returned draw costs, a batch counting once.
-`python -m benchmarks.summary` makes tables of it.
+With --quantile 200 every problem of the family gaussian also has a row "exact 97.5 %": what that share of 200 sets of
+exact draws stays under, of the errors of the mean and the sliced distances. `python -m benchmarks.summary` makes tables
+of it, and says in how many problems a solver stays under it too.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from invdiff.exact.verdict import FIGURES
 from invdiff.solvers import CapabilityError, Solver
 
 from .counting import counting
+from .quantiles import QUANTILE, quantiles
 
 RESULTS = Path(__file__).parent / "results"
 DRAWS = {"gaussian": 256, "mixture25": 2000, "mixture16": 500, "heavy": 256, "nonlinear": 1000}
@@ -164,10 +167,13 @@ def family(
     limit: int | None = None,
     cells: str = "",
     draws: int | None = None,
+    sets: int | None = None,
 ) -> None:
-    """Run one family, appending to out what does not stand there yet."""
+    """Run one family, appending to out what does not stand there yet; `sets` are those of the quantiles' rows."""
     done = standing(out)
-    cases = [("exact", "independent", None)]
+    cases: list[tuple[str, str, Solver | None]] = [("exact", "independent", None)]
+    if sets is not None and name == "gaussian":
+        cases.append((QUANTILE, f"of {sets} sets", None))
     cases += [case for solver in chosen for case in variants(solver, modes, settings or {})]
     for problem in limited((p for p in problems(name) if cells in p.name), limit):
         open_cases = [case for case in cases if (problem.name, *case[:2]) not in done]
@@ -176,7 +182,10 @@ def family(
         exact = Exact(problem, draws or DRAWS[name])
         for label, how, solver in open_cases:
             row: Row = {"family": name, "cell": problem.cell, "problem": problem.name, "solver": label, "mode": how}
-            row |= measured(problem, solver, exact)
+            if label == QUANTILE and sets is not None:
+                row |= {"status": "ok", "draws": exact.count} | quantiles(exact, sets)
+            else:
+                row |= measured(problem, solver, exact)
             write(out, row)
             print(line(row), flush=True)
 
@@ -187,8 +196,9 @@ def line(row: Row) -> str:
     if row["status"] != "ok":
         return head + row["status"]
     shown = ("mean_observed", "mean_null", "spread_observed", "spread_null", "sw1", "coverage90")
-    figures = "".join(f"{row[k]:8.3f}" if not math.isnan(row[k]) else f"{'-':>8}" for k in shown)
-    return f"{head}{row['nfe']:>7}{figures}{row['seconds']:8.1f} s"
+    values = [row.get(k, math.nan) for k in shown]
+    figures = "".join(f"{value:8.3f}" if not math.isnan(value) else f"{'-':>8}" for value in values)
+    return f"{head}{row.get('nfe', 0):>7}{figures}{row.get('seconds', 0.0):8.1f} s"
 
 
 def setting(word: str) -> tuple[str, Any]:
@@ -202,6 +212,13 @@ def setting(word: str) -> tuple[str, Any]:
         return name, text
 
 
+def sets_of(word: str) -> int:
+    """A number of sets, of which a quantile of 97.5 % can be taken."""
+    if not word.isdecimal() or int(word) < 40:
+        raise argparse.ArgumentTypeError(f"{word!r}: expected a whole number of sets from 40 on, such as 200")
+    return int(word)
+
+
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.posterior --all", description=__doc__.splitlines()[0])
     parser.add_argument("--family", nargs="*", default=list(FAMILIES), choices=list(FAMILIES), metavar="NAME")
@@ -211,6 +228,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--limit", type=int, help="most problems of each cell")
     parser.add_argument("--cells", default="", help="only problems whose name holds this")
     parser.add_argument("--draws", type=int, help="in place of the family's own number")
+    parser.add_argument(
+        "--quantile", type=sets_of, metavar="SETS", help="gaussian: rows of what so many exact sets give"
+    )
     parser.add_argument("--resume", action="store_true", help="go on, skipping rows that stand in the CSV")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSVs")
     given = parser.parse_args(argv)
@@ -229,6 +249,7 @@ def main(argv: Sequence[str]) -> None:
                 limit=given.limit,
                 cells=given.cells,
                 draws=given.draws,
+                sets=given.quantile,
             )
     except KeyboardInterrupt:
         print("\nInterrupted: the rows above are written; add --resume to go on.")

@@ -9,7 +9,10 @@ import pytest
 
 from benchmarks import laboratory, summary
 from benchmarks.laboratory import COLUMNS, line, standing, variants, write
+from benchmarks.quantiles import QUANTILE, quantiles
 from invdiff import solvers
+from invdiff.exact.check import select
+from invdiff.exact.measure import Exact
 
 
 def run(folder, *words: str) -> list[dict[str, str]]:
@@ -97,6 +100,7 @@ def test_every_solver_that_draws_is_run():
         (["--solvers", "ddmr"], "invalid choice: 'ddmr'"),
         (["--family", "gaussians"], "invalid choice: 'gaussians'"),
         (["--set", "steps"], "expected NAME=VALUE, such as steps=20"),
+        (["--quantile", "5"], "'5': expected a whole number of sets from 40 on, such as 200"),
     ],
 )
 def test_wrong_words_are_refused(words, sentence, tmp_path, capsys):
@@ -104,6 +108,40 @@ def test_wrong_words_are_refused(words, sentence, tmp_path, capsys):
         laboratory.main([*words, "--out", str(tmp_path)])
     assert sentence in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("operator", ["inpaint", "blur", "denoise"])
+def test_the_quantile_over_sets_is_that_of_exact_draws_made_one_by_one(operator):
+    """Its sets live in the directions of the distance; here whole images are drawn and measured."""
+    (problem,) = select([f"gaussian/16x16 gray {operator} 0.2/0"])
+    exact = Exact(problem, 24)
+    bounds = quantiles(exact, 400)
+    rows = [exact.figures(part) for part in problem.posterior.sample(150 * 24, seed=8).split(24)]
+    for name, bound in bounds.items():
+        # Of 150 binomial trials of 0.975 half the error of one in a thousand is 4 %.
+        assert sum(row[name] <= bound for row in rows) / len(rows) == pytest.approx(0.975, abs=0.05), name
+        assert sum(row[name] <= 0.9 * bound for row in rows) / len(rows) < 0.95, name
+    assert ("mean_null" in bounds) == (operator == "inpaint")
+    assert quantiles(exact, 400) == bounds
+    (mixture,) = select(["mixture16/A1 0.2/0"])
+    with pytest.raises(ValueError, match=r"mixture16/A1 0\.2/0 is not Gaussian: expected a problem of the family gauss"):
+        quantiles(Exact(mixture, 24), 40)
+
+
+def test_the_tables_say_in_how_many_problems_a_solver_stays_under_the_quantile(tmp_path, capsys):
+    words = ["--family", "gaussian", "--limit", "2", "--out", str(tmp_path), "--draws", "48", "--quantile", "60"]
+    laboratory.main([*words, "--cells", "16x16 gray inpaint 0.05", "--solvers", "ddrm", "--set", "steps=5"])
+    assert QUANTILE in capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "laboratory_gaussian.csv").open()))
+    assert [row["solver"] for row in rows] == ["exact", QUANTILE, "ddrm steps=5"] * 2
+    assert (rows[1]["mode"], rows[1]["coverage90"], rows[1]["nfe"]) == ("of 60 sets", "", "")
+    assert 0 < float(rows[1]["sw2"]) < float(rows[2]["sw2"])
+    found = [text.split() for text in summary.lines("gaussian", ("sw2", "spread_observed"), "exact", tmp_path)]
+    tails = [text[-5:] for text in found if "under" in text]
+    assert sum("ddrm" in text for text in found) == 3  # a cell and all of them, and the spread, which has no quantile
+    assert tails[1] == ["0/2", "under", *QUANTILE.split()]
+    assert not any(text[:2] == ["gaussian/16x16", QUANTILE] for text in found)
+    assert summary.under({"a": (1.0,), "b": (2.0,), "c": (3.0,)}, {"a": (1.0,), "b": (1.5,)}) == (1, 2)
 
 
 def problems(*values: float) -> dict[str, tuple[float, ...]]:

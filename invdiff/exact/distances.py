@@ -34,13 +34,18 @@ def sliced_wasserstein(a: Tensor, b: Tensor, p: int = 1, directions: int = 100, 
     if p not in (1, 2):
         raise ValueError(f"p is {p!r}: expected 1 or 2.")
     left, right = _pair(a, b)
-    axes = torch.randn(left.shape[1], directions, generator=stream(seed), dtype=torch.float64)
-    axes = (axes / axes.norm(dim=0)).to(left.device)
-    cost = _transport((left @ axes).sort(0).values, (right @ axes).sort(0).values, p)
+    axes = unit_directions(left.shape[1], directions, seed).to(left.device)
+    cost = transport((left @ axes).sort(0).values, (right @ axes).sort(0).values, p)
     return float(cost.mean() ** (1 / p))
 
 
-def _transport(a: Tensor, b: Tensor, p: int) -> Tensor:
+def unit_directions(n: int, count: int = 100, seed: int = 0) -> Tensor:
+    """Random directions, (n, count) of columns of length 1, float64."""
+    axes = torch.randn(n, count, generator=stream(seed), dtype=torch.float64)
+    return axes / axes.norm(dim=0)
+
+
+def transport(a: Tensor, b: Tensor, p: int) -> Tensor:
     """integral |F_a^-1 - F_b^-1|^p of each column of sorted values, (n, u) and (m, u) -> (u,)."""
     n, m = len(a), len(b)
     if n == m:

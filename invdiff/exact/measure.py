@@ -55,7 +55,8 @@ class Exact:
     count: int
     floors: int = 32
 
-    def _seed(self, use: int) -> int:
+    def seed(self, use: int) -> int:
+        """Of the random numbers of this problem for one use of them: 0 to 2 are those below."""
         # Problems of one cell share the posterior's covariance: with one seed for all they would be one experiment.
         return crc32(f"{self.problem.name} {use}".encode())
 
@@ -63,13 +64,13 @@ class Exact:
     def sets(self) -> list[Tensor]:
         """The sets of exact draws, each (count, *shape)."""
         sets = max(8, min(self.floors, _VALUES // (self.count * self.problem.truth.numel())))
-        many = self.problem.posterior.sample(self.count * sets, seed=self._seed(0))
+        many = self.problem.posterior.sample(self.count * sets, seed=self.seed(0))
         return list(many.split(self.count))
 
     @cached_property
     def reference(self) -> Tensor:
         """Other exact draws, (N, *shape)."""
-        return self.problem.posterior.sample(max(self.count, _REFERENCE), seed=self._seed(1))
+        return self.problem.posterior.sample(max(self.count, _REFERENCE), seed=self.seed(1))
 
     @cached_property
     def floor(self) -> Floor:
@@ -103,7 +104,7 @@ class Exact:
         out = dict.fromkeys(FIGURES, math.nan)
         error = wide.mean(0, keepdim=True) - posterior.mean
         centred = wide - wide.mean(0)
-        for part, (total, split) in self._parts.items():
+        for part, (total, split) in self.parts.items():
             # Each part's error against the posterior's own std in it.
             out[f"mean_{part}"] = math.sqrt(float(split(error).square().sum()) / total)
             if len(wide) > 1:
@@ -128,10 +129,10 @@ class Exact:
 
     def independent(self) -> Tensor:
         """One more set of exact draws, (count, *shape), to be measured as if it were a solver's."""
-        return self.problem.posterior.sample(self.count, seed=self._seed(2))
+        return self.problem.posterior.sample(self.count, seed=self.seed(2))
 
     @cached_property
-    def _parts(self) -> dict[str, tuple[float, Callable[[Tensor], Tensor]]]:
+    def parts(self) -> dict[str, tuple[float, Callable[[Tensor], Tensor]]]:
         """The posterior's variance summed over what A sees and over the rest, with the projection onto each."""
         # The variances are the same for all sets, which `moment_errors` would compute for each.
         posterior, operator = self.problem.posterior, self.problem.likelihood.operator

@@ -93,7 +93,7 @@ def test_variances_of_the_parts_are_those_of_many_draws():
     for name in (INPAINT, MODES, "gaussian/16x16 gray down4 0.05/0"):
         (problem,) = select([name])
         draws = problem.posterior.sample(4000, seed=3) - problem.posterior.mean
-        for total, split in Exact(problem, 64)._parts.values():
+        for total, split in Exact(problem, 64).parts.values():
             assert float(split(draws).square().sum()) / 4000 == pytest.approx(total, rel=0.05)
 
 
