@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from . import statistics
+
+if TYPE_CHECKING:
+    from .stored import Stored
 
 __all__ = ["Posterior"]
 
@@ -21,8 +27,11 @@ DEPENDENT = "of dependent draws"
 class Posterior:
     """Draws from p(x | y), or one point estimate.
 
+    Statistics go through the draws a part at a time, so that those of an ensemble in a folder are never all in memory.
+    Draws that failed (`record["failed"]`) are not a number throughout, and count in no statistic.
+
     Args:
-        draws: (draws, [m,] *in_shape).
+        draws: (draws, [m,] *in_shape), or the folder that holds them.
         record: what ran; kept beside the draws when saved.
         label: what the spread of the draws is: "uncalibrated spread" until somebody has checked it, "heuristic spread"
             where the prior does not reach the noise levels that the sampler needs, "point estimate" for none. It ends
@@ -33,22 +42,33 @@ class Posterior:
     (9.0, [0.0, 18.0])
     """
 
-    def __init__(self, draws: Tensor, record: dict[str, Any], label: str = "uncalibrated spread") -> None:
-        self._draws: Tensor | None = draws
+    def __init__(self, draws: Tensor | Stored, record: dict[str, Any], label: str = "uncalibrated spread") -> None:
+        self._draws: Tensor | None = draws if isinstance(draws, Tensor) else None
+        self._stored: Stored | None = None if isinstance(draws, Tensor) else draws
         self._path: Path | None = None
         self.record = record
         self.label = label
 
     @property
     def draws(self) -> Tensor:
-        """(draws, [m,] *in_shape); read from the file at first use where the posterior was loaded."""
+        """(draws, [m,] *in_shape); read at first use, and then kept, where the posterior was loaded."""
         if self._draws is None:
-            from safetensors import safe_open
+            if self._stored is not None:
+                self._draws = torch.cat(list(self._stored.blocks(len(self))))
+            else:
+                from safetensors import safe_open
 
-            assert self._path is not None
-            with safe_open(str(self._path), framework="pt") as handle:
-                self._draws = handle.get_tensor("draws")
+                assert self._path is not None
+                with safe_open(str(self._path), framework="pt") as handle:
+                    self._draws = handle.get_tensor("draws")
         return self._draws
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(draws, [m,] *in_shape), known without reading the draws of a folder."""
+        if self._draws is None and self._stored is not None:
+            return (int(self.record["draws"]), *self._stored.shape[1:])
+        return tuple(self.draws.shape)
 
     @property
     def point(self) -> bool:
@@ -61,18 +81,25 @@ class Posterior:
         return self.label.endswith(DEPENDENT)
 
     def __len__(self) -> int:
-        return int(self.draws.shape[0])
+        return self.shape[0]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self.draws.detach().cpu().numpy(), dtype=dtype)
 
     def __repr__(self) -> str:
         solver = self.record.get("solver", {}).get("name", "?")
-        return f"Posterior({tuple(self.draws.shape)}, {solver}, {self.label})"
+        return f"Posterior({self.shape}, {solver}, {self.label})"
+
+    def blocks(self) -> Iterator[Tensor]:
+        """All draws in order, a part of them at a time, (k, [m,] *in_shape)."""
+        if self._draws is None and self._stored is not None:
+            yield from self._stored.blocks(len(self))
+        else:
+            yield from self.draws.split(16)
 
     def mean(self) -> Tensor:
         """The mean of the draws, ([m,] *in_shape)."""
-        return self.draws.mean(0)
+        return statistics.moments(self.blocks(), self._failed())[0]
 
     def std(self) -> Tensor:
         """The standard deviation of the draws (ddof = 1), ([m,] *in_shape).
@@ -81,9 +108,9 @@ class Posterior:
             ValueError: for a point estimate, or fewer than 2 draws.
         """
         self._refuse_point("std")
-        if len(self) < 2:
-            raise ValueError(f"std needs at least 2 draws: this posterior has {len(self)}; ask sample for more.")
-        return self.draws.std(0)
+        if self._usable() < 2:
+            raise ValueError(f"std needs at least 2 draws: this posterior has {self._has()}; ask sample for more.")
+        return statistics.moments(self.blocks(), self._failed())[1]
 
     def quantile(self, q: float) -> Tensor:
         """The value at position (K + 1) q of the K sorted draws, linear in between, ([m,] *in_shape).
@@ -94,19 +121,7 @@ class Posterior:
         Raises:
             ValueError: for a point estimate, q outside (0, 1), or too few draws for the position to exist.
         """
-        self._refuse_point("quantile")
-        if not 0 < q < 1:
-            raise ValueError(f"q is {q}: expected a probability between 0 and 1.")
-        count = len(self)
-        position = (count + 1) * q
-        # (K + 1) q of exactly 1 or K may come out a rounding error outside.
-        if position < 1 - 1e-9 or position > count + 1e-9:
-            needed = math.ceil(round(1 / min(q, 1 - q) - 1, 9))
-            raise ValueError(f"The {q:g} quantile needs at least {needed} draws: this posterior has {count}.")
-        below = min(max(math.floor(position + 1e-9), 1), count)
-        above = min(below + 1, count)
-        ordered = self.draws.sort(0).values
-        return ordered[below - 1].lerp(ordered[above - 1], max(position - below, 0.0))
+        return self._quantiles([q])[0]
 
     def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
         """The central interval of probability `level`: the (1 - level) / 2 quantile and the (1 + level) / 2 one.
@@ -118,9 +133,44 @@ class Posterior:
             raise ValueError(f"level is {level}: expected a probability between 0 and 1.")
         self._refuse_point("interval")
         needed = math.ceil(round(2 / (1 - level) - 1, 9))
-        if len(self) < needed:
-            raise ValueError(f"A {level:.0%} interval needs at least {needed} draws: this posterior has {len(self)}.")
-        return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
+        if self._usable() < needed:
+            raise ValueError(f"A {level:.0%} interval needs at least {needed} draws: this posterior has {self._has()}.")
+        low, high = self._quantiles([(1 - level) / 2, (1 + level) / 2])
+        return low, high
+
+    def _quantiles(self, probabilities: list[float]) -> list[Tensor]:
+        self._refuse_point("quantile")
+        for q in probabilities:
+            if not 0 < q < 1:
+                raise ValueError(f"q is {q}: expected a probability between 0 and 1.")
+            # (K + 1) q of exactly 1 or K may come out a rounding error outside.
+            needed = math.ceil(round(1 / min(q, 1 - q) - 1, 9))
+            if self._usable() < needed:
+                raise ValueError(f"The {q:g} quantile needs at least {needed} draws: this posterior has {self._has()}.")
+        if self._draws is None and self._stored is not None:
+            found = statistics.stored_quantiles(self._stored, len(self), probabilities)
+        else:
+            found = statistics.quantiles(self.draws, self._failed(), probabilities)
+        return found
+
+    def _failed(self) -> Tensor | None:
+        """Which draws failed, (draws, [m]); None where none did."""
+        names = self.record.get("failed") or []
+        if not names:
+            return None
+        count, batched = self.shape[0], self.record.get("batched", False)
+        mask = torch.zeros(count, self.record["measurements"], dtype=torch.bool)
+        for entry in names:
+            mask[entry["draw"], entry["measurement"]] = True
+        return mask if batched else mask[:, 0]
+
+    def _usable(self) -> int:
+        """The number of draws that did not fail, of the measurement that has fewest."""
+        failed = self._failed()
+        return len(self) if failed is None else len(self) - int(failed.sum(0).max())
+
+    def _has(self) -> str:
+        return f"{self._usable()}" + ("" if self._failed() is None else " that did not fail")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write draws and record to one safetensors file, whole or not at all.
@@ -143,15 +193,26 @@ class Posterior:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Posterior:
-        """Read what `save` wrote; the draws are read when they are first used.
+        """Read what `save` wrote, or the folder of `sample(..., store=path)`, finished or not.
+
+        The draws are read when they are first used. Of a folder there are those that are finished, from the first on.
 
         Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if the file is not a saved posterior.
+            FileNotFoundError: if there is no such file or folder.
+            ValueError: if the file is not a saved posterior, or the folder has no draw yet.
+            FileExistsError: if the folder is no ensemble.
+            OSError: if it is damaged.
         """
         from safetensors import SafetensorError, safe_open
 
         target = Path(path)
+        if target.is_dir():
+            from .stored import Stored
+
+            stored = Stored(target)
+            if stored.finished == 0:
+                raise ValueError(f"{target} holds no draws yet: run its sample(..., store=...) again to go on.")
+            return cls(stored, stored.record(), stored.attributes["label"])
         if not target.is_file():
             raise FileNotFoundError(f"{target} is not there: expected a file written by Posterior.save.")
         try:
@@ -166,6 +227,12 @@ class Posterior:
         posterior = cls(torch.empty(0), json.loads(metadata["record"]), metadata["label"])
         posterior._draws, posterior._path = None, target
         return posterior
+
+    def export(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write draws and record to .npz, .tiff (a stack of images) or .h5, a part at a time; see `invdiff.export`."""
+        from .export import export
+
+        export(self, path, overwrite=overwrite)
 
     def _refuse_point(self, what: str) -> None:
         if self.point:

@@ -2,45 +2,69 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-__all__ = ["progress_bar"]
+__all__ = ["Progress", "progress_bar"]
+
+
+@dataclass
+class Progress:
+    """What is told of the work: every step of a micro-batch, and every micro-batch that is finished.
+
+    Args:
+        show: called with the share of micro-batches that are done and the number of draws.
+        steps: of a micro-batch; None where a solver does not say.
+        done: draws that are done.
+    """
+
+    show: Callable[[float, int], None]
+    steps: int | None
+    done: int
+    blocks: int = 0
+
+    def step(self, step: int) -> None:
+        """A step of the present micro-batch is done."""
+        if self.steps:
+            self.show(self.blocks + min(step / self.steps, 1.0), self.done)
+
+    def block(self, draws: int) -> None:
+        """A micro-batch is done, and as many draws with it."""
+        self.blocks += 1
+        self.done += draws
+        self.show(self.blocks, self.done)
 
 
 @contextmanager
-def progress_bar(solver: object, total: int, size: int, wanted: bool) -> Iterator[Callable[[int], None]]:
+def progress_bar(solver: object, total: int, blocks: int, wanted: bool, already: int = 0) -> Iterator[Progress]:
     """A bar on stderr with draws done and time left; nothing where stderr is not a terminal.
 
     Args:
-        solver: its class names the bar, its `steps` or `iterations` are the steps of a batch.
+        solver: its class names the bar, its `steps` or `iterations` are the steps of a micro-batch.
         total: draws in all.
-        size: draws that one batch gives.
+        blocks: micro-batches to compute.
         wanted: False shows nothing.
+        already: draws that were done before.
     """
     steps = getattr(solver, "steps", None) or getattr(solver, "iterations", None)
-    if not wanted or not sys.stderr.isatty() or steps is None:
-        yield lambda step: None
+    if not wanted or not sys.stderr.isatty():
+        yield Progress(lambda share, done: None, steps, already)
         return
+    from rich import progress
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn(type(solver).__name__),
-        BarColumn(),
-        TextColumn("{task.fields[done]}/{task.fields[draws]} draws"),
-        TimeRemainingColumn(),
+        progress.TextColumn(type(solver).__name__),
+        progress.BarColumn(),
+        progress.TextColumn("{task.fields[done]}/{task.fields[draws]} draws"),
+        progress.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        batches = math.ceil(total / size)
-        task = bar.add_task("", total=batches * steps, done=0, draws=total)
-        calls = 0
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=blocks, done=already, draws=total)
 
-        def advance(step: int) -> None:
-            nonlocal calls
-            calls += 1
-            bar.update(task, completed=calls, done=min(calls // steps * size, total))
+        def show(share: float, done: int) -> None:
+            bar.update(task, completed=share, done=min(done, total))
 
-        yield advance
+        yield Progress(show, steps, already)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .operators import Operator
 from .priors.base import Prior
 
-__all__ = ["describe", "environment", "weight_hash"]
+__all__ = ["describe", "environment", "machine", "own_constants", "weight_hash"]
 
 # What an operator computes from its other constants when it first needs it, and so holds in some runs only.
 _DERIVED = {"phase", "singular", "u", "unit", "vt"}
@@ -87,9 +87,14 @@ def _is_setting(value: object) -> bool:
     return plain or (dataclasses.is_dataclass(value) and not isinstance(value, type))
 
 
-def _constants(operator: Operator) -> dict[str, Any]:
+def own_constants(operator: Operator) -> dict[str, Any]:
+    """What an operator was built from, without what it computed from that."""
     builds = type(operator)._build is not Operator._build
-    kept = {k: v for k, v in sorted(operator._constants.items()) if not (builds and k in _DERIVED)}
+    return {k: v for k, v in sorted(operator._constants.items()) if not (builds and k in _DERIVED)}
+
+
+def _constants(operator: Operator) -> dict[str, Any]:
+    kept = own_constants(operator)
     out: dict[str, Any] = {"constants": describe(kept)} if kept else {}
     if operator._children:
         out["operators"] = [describe(child) for child in operator._children]
@@ -152,6 +157,24 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device_name": name,
         "threads": torch.get_num_threads(),
     }
+
+
+def machine(device: torch.device, threads: int | None = None) -> dict[str, Any]:
+    """What machines must share for the same bits: the kind of device, the threads of the CPU, torch's version.
+
+    Args:
+        device: that computes.
+        threads: of the CPU; those of this process if left out.
+
+    >>> sorted(machine(torch.device("cpu")))
+    ['device', 'threads', 'torch']
+    """
+    if device.type == "cuda":
+        return {"device": f"cuda {torch.cuda.get_device_name(device)}", "threads": None, "torch": torch.__version__}
+    kind = device.type
+    if kind == "cpu":
+        kind = f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return {"device": kind, "threads": threads or torch.get_num_threads(), "torch": torch.__version__}
 
 
 def _version(package: str) -> str:

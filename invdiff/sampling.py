@@ -1,26 +1,29 @@
-"""The only loop: draws, micro-batches, one random stream per draw, progress."""
+"""The only way to run a solver: every draw of every measurement, checked before the first step."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import numbers
+import os
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from .ensemble import Ensemble
 from .likelihood import Likelihood
-from .posterior import DEPENDENT, POINT, Posterior
+from .posterior import Posterior
 from .priors.base import Denoiser, Prior, as_prior
-from .progress import progress_bar
 from .random import MemberRandom
-from .record import describe, environment
+from .running import find_engine, in_folder, in_memory, say_failed
 from .solvers.base import CapabilityError, DiffusionSolver, Solver
 from .start import channels_last, check_start, cut_at_start, one_for_each
+
+if TYPE_CHECKING:
+    from .distributed import Dask
 
 __all__ = ["default_micro_batch", "sample"]
 
@@ -37,13 +40,19 @@ def sample(
     start_sigma: float | None = None,
     device: torch.device | str | None = None,
     micro_batch: int | None = None,
+    store: str | os.PathLike[str] | None = None,
+    engine: str | Dask | None = None,
     on_step: Callable[[int, Tensor], None] | None = None,
     progress: bool = True,
 ) -> Posterior:
     """Run a solver for every draw of every measurement.
 
     Draw k of measurement j is a function of (seed, k, j) and the micro-batch alone: the number of draws asked for and
-    the other members of its batch do not change it. Ctrl-C keeps the draws that are finished.
+    the other members of its batch do not change it. Ctrl-C keeps the draws that are finished. With `store` they are
+    written to a folder as they come, and the same call goes on where it ended, also to more draws (`invdiff.store`).
+
+    A draw that becomes infinite or NaN is marked failed in the record, with its step, and counts in no statistic; the
+    others go on, and a warning says how many.
 
     A solver that declares `particles` (`solvers.cloud.CloudSolver`) moves a cloud of them for every member of the
     batch. By default a cloud gives one draw, so that draws are independent; with `keep="cloud"` it gives all of its
@@ -63,7 +72,11 @@ def sample(
         device: where to run; if left out where y is, and without a likelihood where `start` is, else the prior, else
             the CPU. The draws have the dtype of y, and without a likelihood that of `start`, but at least float32.
         micro_batch: members per batch, each a cloud where the solver has clouds, the last one being filled up; the
-            default depends on the image shape and the number of particles alone.
+            default depends on the image shape and the number of particles alone. Where the first does not fit into
+            memory, half as many are taken, with a warning; the record says how many.
+        store: a folder that keeps the draws, new or one that this call began before; statistics of what comes back go
+            through it a part at a time.
+        engine: "dask" or `invdiff.distributed.Dask(...)` for micro-batches on workers, which write to `store`.
         on_step: called with the step number and a copy of the iterates, (micro_batch, *in_shape), and with
             keep="cloud" (micro_batch, particles, *in_shape).
         progress: show a progress bar on a terminal.
@@ -74,7 +87,10 @@ def sample(
         CapabilityError: if solver, operator, noise and prior do not go together.
         ValueError: for any other setting that cannot be used, or a solver that yields nothing or tensors of another
             shape than (b, *in_shape), (b, particles, *in_shape) with keep="cloud".
-        FloatingPointError: if a draw becomes infinite or NaN.
+        FloatingPointError: if no draw is finite.
+        MemoryError: if one image, or a micro-batch after the first, does not fit into memory.
+        FileExistsError, FileNotFoundError, BlockingIOError, OSError: if the folder is something else, has no parent or
+            was removed, is written to by another process, cannot be written to or is damaged.
     """
     if isinstance(solver, type):
         raise TypeError(f"solver is the class {solver.__name__}: expected an instance, {solver.__name__}().")
@@ -117,76 +133,31 @@ def sample(
         solver.check_noise_start(prior)
     count = 1 if likelihood is None else likelihood.measurements
     started = None if start is None else one_for_each(start, shape, count, prior).to(where, dtype)
-    cloud: int | None = getattr(solver, "particles", None)
-    dependent = cloud is not None and getattr(solver, "keep", "one") == "cloud"
-    kept = cloud if cloud is not None and dependent else 1
-    size = batch_size(micro_batch, shape, cloud or 1)
-    if not solver.stochastic:
-        size = min(size, count)
-    counted = _Counted(prior)
+    ensemble = Ensemble(
+        solver,
+        likelihood,
+        prior,
+        int(seed),
+        shape,
+        batch_size(micro_batch, shape, getattr(solver, "particles", None) or 1),
+        dtype,
+        where,
+        started,
+        start_sigma,
+    )
+    runner = find_engine(engine, on_step)
     clock = time.monotonic()
-    finished: list[Tensor] = []
-    interrupted, calls, backward = False, 0, 0
-    total = math.ceil(draws / kept) * count
-    with progress_bar(solver, draws * count, size * kept, progress) as advance:
-        try:
-            for first in range(0, total, size):
-                members = [divmod(index, count) for index in range(first, first + size)]
-                random = MemberRandom(seed, members)
-                chunk = _take(likelihood, members, count)
-                inside = shape if cloud is None else (cloud, *shape)
-                like = torch.empty(size, *inside, dtype=dtype, device=where)
-                with torch.no_grad():
-                    if started is not None:
-                        picked = started[[j for _, j in members]] if started.shape[0] > 1 else started
-                        x = (picked if cloud is None else picked[:, None]).expand_as(like).clone()
-                        if start_sigma is not None:
-                            x = x + start_sigma * random.normal(like)
-                    else:
-                        x = _initial(solver, chunk, counted, like, random)
-                    iterates = solver.iterate(chunk, counted, x, random)  # type: ignore[arg-type]
-                    expected = (size, kept, *shape) if dependent else (size, *shape)
-                    for step, x in enumerate(_checked(iterates, expected, solver, dependent), start=1):
-                        advance(step)
-                        if on_step is not None:
-                            on_step(step, x.detach().clone())
-                finished.append(x.detach().reshape(size, kept, *shape))
-                calls, backward = counted.calls, counted.backward
-                _refuse_nonfinite(x, members[: total - first], solver)
-        except KeyboardInterrupt:
-            whole = min(len(finished) * size // count * kept, draws)
-            if whole == 0:
-                raise
-            warnings.warn(f"Interrupted: {whole} of {draws} draws are finished and kept.", stacklevel=2)
-            draws, interrupted = whole, True
-    clouds = torch.cat(finished)[: math.ceil(draws / kept) * count].reshape(-1, count, kept, *shape)
-    result = clouds.transpose(1, 2).reshape(-1, count, *shape)[:draws]
-    if likelihood is None or not likelihood.batched:
-        result = result[:, 0]
-    record: dict[str, Any] = {
-        "solver": describe(solver),
-        "prior": describe(prior),
-        "operator": None if likelihood is None else describe(likelihood.operator),
-        "noise": None if likelihood is None else describe(likelihood.noise),
-        "seed": int(seed),
-        "draws": draws,
-        "measurements": count,
-        "micro_batch": size,
-        "in_shape": list(shape),
-        "start": describe(start),
-        "start_sigma": describe(start_sigma),
-        "dtype": str(dtype).removeprefix("torch."),
-        # Network evaluations for one returned draw: a cloud that gives one draw pays for all of its particles.
-        "nfe": calls // len(finished) * (cloud or 1) // kept,
-        "nfe_backward": backward // len(finished) * (cloud or 1) // kept,
-        "cloud": cloud,
-        "dependent": dependent,
-        "seconds": round(time.monotonic() - clock, 3),
-        "interrupted": interrupted,
-        "environment": environment(where),
-    }
-    label = _label(solver, prior, guessed=likelihood is not None or start is None)
-    return Posterior(result, record, f"{label} {DEPENDENT}" if dependent else label)
+    if store is None:
+        if runner is not None:
+            raise ValueError(f"engine is {engine!r} without a store: give store=FOLDER, which the workers write to.")
+        posterior = in_memory(ensemble, draws, on_step, progress)
+    else:
+        from .store import Store
+
+        posterior = in_folder(ensemble, draws, Store(store), micro_batch, runner, on_step, progress)
+    posterior.record["seconds"] = round(time.monotonic() - clock, 3)
+    say_failed(posterior, solver)
+    return posterior
 
 
 def default_micro_batch(in_shape: Sequence[int], particles: int = 1) -> int:
@@ -247,29 +218,6 @@ def _tensors(thing: object, seen: set[int]) -> Iterator[tuple[Tensor, bool]]:
                 yield from _tensors(value, seen)
 
 
-class _Counted(Prior):
-    """A prior that counts its calls, and the backward passes through them."""
-
-    def __init__(self, prior: Prior) -> None:
-        self.prior, self.calls, self.backward = prior, 0, 0
-        self.name, self.channels = prior.name, prior.channels
-        self.sigma_range, self.differentiable = prior.sigma_range, prior.differentiable
-        self.jacobian_limit = prior.jacobian_limit
-
-    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        self.calls += 1
-        out = self.prior(x, sigma)
-        if out.requires_grad:
-            out.register_hook(self._passed)
-        return out
-
-    def _passed(self, gradient: Tensor) -> None:
-        self.backward += 1
-
-    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return self.prior.denoise(x, sigma)
-
-
 def _shape(
     likelihood: Likelihood | None, prior: Prior, in_shape: Sequence[int] | None, start: Tensor | None
 ) -> tuple[int, ...]:
@@ -304,52 +252,3 @@ def _shape(
             f"Wrap the prior: invdiff.priors.match_channels(prior, {shape[0]})."
         )
     return shape
-
-
-def _initial(solver: Solver, likelihood: Likelihood | None, prior: Prior, like: Tensor, random: MemberRandom) -> Tensor:
-    own = getattr(solver, "start", None)
-    if own is not None:
-        return own(likelihood, prior, like, random)
-    return 0.5 + min(prior.sigma_range[1], 40.0) * random.normal(like)
-
-
-def _checked(iterates: object, expected: tuple[int, ...], solver: Solver, dependent: bool) -> Iterator[Tensor]:
-    """What a solver yields, refused unless it is at least one tensor and all are of the expected shape."""
-    name = type(solver).__name__
-    wanted = f"expected tensors of shape {expected}, (b, {'particles, ' if dependent else ''}*in_shape)."
-    if isinstance(iterates, Tensor) or not isinstance(iterates, Iterable):
-        raise TypeError(f"{name}.iterate returned {type(iterates).__name__} and yielded nothing: {wanted}")
-    empty = True
-    for x in iterates:
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{name} yielded {type(x).__name__}: {wanted}")
-        if x.shape != expected:
-            raise ValueError(f"{name} yielded a tensor of shape {tuple(x.shape)}: {wanted}")
-        empty = False
-        yield x
-    if empty:
-        raise ValueError(f"{name} yielded nothing: {wanted}")
-
-
-def _take(likelihood: Likelihood | None, members: list[tuple[int, int]], count: int) -> Likelihood | None:
-    if likelihood is None or (count == 1 and likelihood.operator.batch is None):
-        return likelihood
-    return likelihood.take(torch.tensor([j for _, j in members]))
-
-
-def _label(solver: Solver, prior: Prior, guessed: bool) -> str:
-    if not solver.stochastic:
-        return POINT
-    heuristic = guessed and isinstance(solver, DiffusionSolver) and solver.heuristic(prior)
-    return "heuristic spread" if heuristic else "uncalibrated spread"
-
-
-def _refuse_nonfinite(x: Tensor, members: list[tuple[int, int]], solver: Solver) -> None:
-    fine = torch.isfinite(x).flatten(1).all(1)
-    sizes = ", ".join(name for name in ("zeta", "lam") if hasattr(solver, name))
-    cure = f"a smaller step ({sizes}) or more steps" if sizes else "more steps"
-    for (draw, measurement), good in zip(members, fine.tolist(), strict=False):
-        if not good:
-            raise FloatingPointError(
-                f"Draw {draw} of measurement {measurement} is not finite: {type(solver).__name__} diverged; use {cure}."
-            )

@@ -104,25 +104,44 @@ def test_ctrl_c_keeps_the_finished_draws():
         sample(Walk(), likelihood(), prior(), draws=5, micro_batch=1, on_step=stop_in_the_third)
 
 
-def test_a_draw_that_diverges_is_named():
-    @dataclasses.dataclass(frozen=True)
-    class Diverge(Walk):
-        def iterate(self, likelihood, denoiser, x, random):
-            x = random.normal(x)
-            x[1] = torch.nan
-            yield x
+@dataclasses.dataclass(frozen=True)
+class Diverge(Walk):
+    """Loses the members `bad` at the second of three steps."""
 
+    bad: tuple[int, ...] = (1,)
+
+    def iterate(self, likelihood, denoiser, x, random):
+        for step, walked in enumerate(super().iterate(likelihood, denoiser, x, random), start=1):
+            walked[list(self.bad), 0, 1, 1] = torch.nan if step >= 2 else 0.5
+            yield walked
+
+
+def test_a_draw_that_diverges_is_marked_and_the_others_go_on():
+    with pytest.warns(UserWarning, match=r"^1 of 4 draws are not finite: Diverge di.* \(Draw 1 of measurement 0 at"):
+        posterior = sample(Diverge(), likelihood(), prior(), draws=4, micro_batch=4)
+    assert posterior.record["failed"] == [{"draw": 1, "measurement": 0, "step": 2}]
+    assert posterior.draws[1].isnan().all()
+    fine = posterior.draws[[0, 2, 3]]
+    torch.testing.assert_close(fine[:, 0, 0], sample(Walk(), likelihood(), prior(), draws=4).draws[[0, 2, 3]][:, 0, 0])
+    torch.testing.assert_close(posterior.mean(), fine.mean(0))
+    torch.testing.assert_close(posterior.std(), fine.std(0))
+    torch.testing.assert_close(posterior.quantile(0.5), fine.median(0).values)
+    with pytest.raises(ValueError, match="needs at least 4 draws: this posterior has 3 that did not fail"):
+        posterior.quantile(0.2)
+
+
+def test_where_every_draw_diverges_one_is_named():
     @dataclasses.dataclass(frozen=True)
     class Guided(Diverge):
         zeta: float = 1.0
 
-    said = "Draw 1 of measurement 0 is not finite: {} diverged; use {}"
-    with pytest.raises(FloatingPointError, match=re.escape(said.format("Diverge", "more steps."))):
-        sample(Diverge(), likelihood(), prior(), draws=2, micro_batch=2)
-    with pytest.raises(
-        FloatingPointError, match=re.escape(said.format("Guided", "a smaller step (zeta) or more steps."))
+    said = "Draw 0 of measurement 0 is not finite: {} diverged at step 2; use {}"
+    for solver, cure in (
+        (Diverge(bad=(0, 1)), "more steps."),
+        (Guided(bad=(0, 1)), "a smaller step (zeta) or more st"),
     ):
-        sample(Guided(), likelihood(), prior(), draws=2, micro_batch=2)
+        with pytest.raises(FloatingPointError, match=re.escape(said.format(type(solver).__name__, cure))):
+            sample(solver, likelihood(), prior(), draws=2, micro_batch=2)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,157 @@
+"""Micro-batches as tasks of a `dask.distributed` cluster: on the cores of one machine, on SLURM, on several GPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from .ensemble import Block, Ensemble
+from .progress import Progress
+from .record import machine
+from .running import out_of_memory
+from .store import Store
+
+try:
+    import dask
+    from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, as_completed, get_worker
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError(
+        "engine='dask' needs dask.distributed: pip install 'invdiff[dask]', or leave out engine."
+    ) from missing
+
+__all__ = ["Dask"]
+
+
+@dataclass(frozen=True)
+class Dask:
+    """The engine of `sample(..., store=folder, engine=Dask())`: workers compute micro-batches and write them.
+
+    The prior goes to every worker once, and stays there. A micro-batch whose worker died goes to another one. The
+    draws have the same bits as those of one process with as many threads on a machine of the same kind; a worker of
+    another kind refuses. Workers must see the folder, so that a cluster of machines needs a shared file system.
+
+    Args:
+        address: of a scheduler that is running, "tcp://host:8786"; None starts workers on this machine, and ends them.
+        workers: how many to start; the number of cores if left out.
+        threads: of each worker; the cores divided by the workers if left out, and 1 for those of an address.
+        retries: how often a micro-batch may lose its worker before that is an error.
+
+    Raises:
+        ValueError: for settings that cannot be used.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    threads: int | None = None
+    retries: int = 3
+
+    def __post_init__(self) -> None:
+        for name, least in (("workers", 1), ("threads", 1), ("retries", 0)):
+            value = getattr(self, name)
+            if value is None and name != "retries":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} of Dask is {value!r}: expected a whole number from {least} on.")
+        if self.address is not None and self.workers is not None:
+            raise ValueError(
+                f"workers of Dask is {self.workers} with the address {self.address}: its scheduler has workers of its "
+                "own; leave one of them out."
+            )
+
+    def fitted(self, ensemble: Ensemble) -> Ensemble:
+        """The ensemble with the number of threads that workers compute with."""
+        return replace(ensemble, threads=self._threads())
+
+    def run(self, ensemble: Ensemble, store: Store, todo: list[Block], bar: Progress) -> None:
+        """Compute the micro-batches on workers, which write them to the folder.
+
+        Raises:
+            RuntimeError: a micro-batch lost its worker too often, or workers are of another kind.
+            MemoryError: a micro-batch does not fit into the memory of a worker.
+            TypeError: something of the user's cannot be sent to other processes.
+        """
+        if not todo:
+            return
+        setting = _Setting(ensemble, os.path.abspath(store.path))
+        with self._client() as client:
+            try:
+                client.register_plugin(setting)
+            except (pickle.PicklingError, TypeError, AttributeError) as error:
+                raise TypeError(
+                    f"The solver, likelihood or prior cannot be sent to other processes ({error}): use compile=False "
+                    "and what a module defines, or leave out engine."
+                ) from error
+            futures = [client.submit(_compute, setting.name, block, pure=False) for block in todo]
+            try:
+                for future in as_completed(futures):
+                    bar.block(future.result())
+            except KilledWorker as error:
+                raise RuntimeError(
+                    f"A micro-batch lost its worker {self.retries + 1} times, for want of memory perhaps: use fewer "
+                    "workers or a smaller micro_batch; what is finished is kept."
+                ) from error
+            except RuntimeError as error:
+                if out_of_memory(error):
+                    raise MemoryError(
+                        f"A micro-batch of {ensemble.size} does not fit into the memory of a worker: use "
+                        f"micro_batch={max(1, ensemble.size // 2)} and another folder, or fewer workers."
+                    ) from error
+                raise
+            finally:
+                client.cancel(futures)
+
+    def _count(self) -> int:
+        return self.workers or len(os.sched_getaffinity(0))
+
+    def _threads(self) -> int:
+        if self.threads is not None:
+            return self.threads
+        return 1 if self.address is not None else max(1, len(os.sched_getaffinity(0)) // self._count())
+
+    @contextlib.contextmanager
+    def _client(self) -> Iterator[Client]:
+        # Nannies that keep workers below some share of the memory would kill what fits; and no web page is opened.
+        with dask.config.set({"distributed.scheduler.allowed-failures": self.retries}):
+            if self.address is not None:
+                with Client(self.address) as client:
+                    yield client
+                return
+            with (
+                LocalCluster(
+                    n_workers=self._count(), threads_per_worker=1, memory_limit=0, dashboard_address=None
+                ) as cluster,
+                Client(cluster) as client,
+            ):
+                yield client
+
+
+class _Setting(WorkerPlugin):
+    """What holds the ensemble on a worker, also on those that join later, so that its prior is sent once."""
+
+    def __init__(self, ensemble: Ensemble, folder: str) -> None:
+        self.ensemble, self.folder = ensemble, folder
+        self.name = f"invdiff-{os.urandom(8).hex()}"
+        self.machine = machine(ensemble.device, ensemble.threads)
+
+
+def _compute(name: str, block: Block) -> int:
+    """One micro-batch on a worker; the number of draws that it gave."""
+    setting = get_worker().plugins[name]
+    assert isinstance(setting, _Setting)
+    ensemble = setting.ensemble
+    if ensemble.threads is not None:
+        torch.set_num_threads(ensemble.threads)
+    here = machine(ensemble.device, ensemble.threads)
+    if here != setting.machine:
+        differing = ", ".join(f"{key} {setting.machine[key]} there and {here[key]} here" for key in here)
+        raise RuntimeError(
+            f"A worker is of another kind than the machine that asked ({differing}): use workers of one kind."
+        )
+    outcome = ensemble.run(block)
+    Store(setting.folder).write(ensemble, block, outcome)
+    return outcome.failed.numel()

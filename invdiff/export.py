@@ -1,0 +1,99 @@
+"""Draws in the files of others: npz, a TIFF stack, HDF5; written a part at a time, whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .posterior import Posterior
+
+__all__ = ["export"]
+
+KINDS = (".npz", ".tif", ".tiff", ".h5", ".hdf5")
+
+
+def export(posterior: Posterior, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Write the draws of a posterior, with its record as JSON.
+
+    npz: `draws` (draws, [m,] *in_shape), `record`, `label`. HDF5: the same, as datasets. TIFF: a stack
+    of one page for each channel of each draw of each measurement, ImageJ's order, record and label as its description.
+
+    Args:
+        posterior: in memory or in a folder, which is never read whole.
+        path: the suffix decides.
+        overwrite: whether a file that stands there may be replaced.
+
+    Raises:
+        ValueError: another suffix.
+        FileExistsError: something stands there.
+        FileNotFoundError: there is no such folder.
+    """
+    target = Path(path)
+    if target.suffix.lower() not in KINDS:
+        raise ValueError(f"{target.name} ends in {target.suffix or 'nothing'}: expected one of {', '.join(KINDS)}.")
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} is there already: choose another name, or give overwrite=True.")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {target.parent} to write {target.name} in: make it first.")
+    write = {".n": _npz, ".t": _tiff, ".h": _hdf5}[target.suffix.lower()[:2]]
+    part = target.with_name(f".{target.name}.part{target.suffix}")
+    try:
+        write(posterior, part)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _npz(posterior: Posterior, path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        dtype = next(posterior.blocks())[:1].numpy(force=True).dtype
+        with archive.open("draws.npy", "w", force_zip64=True) as handle:
+            head = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": posterior.shape}
+            np.lib.format.write_array_header_1_0(handle, head)
+            for block in posterior.blocks():
+                handle.write(block.numpy(force=True).tobytes())
+        for name, text in (("record", json.dumps(posterior.record)), ("label", posterior.label)):
+            buffer = io.BytesIO()
+            np.save(buffer, np.array(text))
+            archive.writestr(f"{name}.npy", buffer.getvalue())
+
+
+def _tiff(posterior: Posterior, path: Path) -> None:
+    import tifffile
+
+    text = json.dumps({"label": posterior.label, "shape": posterior.shape, "record": posterior.record})
+    big = np.prod(posterior.shape) * 4 > 2**31
+    with tifffile.TiffWriter(path, bigtiff=bool(big)) as stack:
+        first = True
+        for block in posterior.blocks():
+            pages = block.numpy(force=True)
+            for page in pages.reshape(-1, *pages.shape[-2:]):
+                stack.write(
+                    page.astype(np.float32, copy=False),
+                    photometric="minisblack",
+                    contiguous=True,
+                    metadata=None,
+                    description=text if first else None,
+                )
+                first = False
+
+
+def _hdf5(posterior: Posterior, path: Path) -> None:
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        dataset, first = None, 0
+        for block in posterior.blocks():
+            values = block.numpy(force=True)
+            if dataset is None:
+                dataset = file.create_dataset("draws", posterior.shape, values.dtype)
+            dataset[first : first + len(values)] = values
+            first += len(values)
+        file["record"], file["label"] = json.dumps(posterior.record), posterior.label

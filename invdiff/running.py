@@ -1,0 +1,261 @@
+"""Running an ensemble: one micro-batch after another, or on workers, in memory or in a folder."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .ensemble import Block, Ensemble, Outcome
+from .posterior import Posterior
+from .progress import Progress, progress_bar
+from .record import environment
+from .solvers.base import Solver
+
+if TYPE_CHECKING:
+    from .distributed import Dask
+    from .store import Store
+
+__all__ = ["OnStep", "find_engine", "in_folder", "in_memory", "say_failed"]
+
+OnStep = Callable[[int, Tensor], None]
+
+
+class _TooLarge(Exception):
+    """A micro-batch that did not fit into memory."""
+
+
+def find_engine(engine: str | Dask | None, on_step: OnStep | None) -> Dask | None:
+    """The workers that were asked for; None computes here.
+
+    Raises:
+        ValueError: another engine, or on_step, which would have to be called in other processes.
+    """
+    if engine is None:
+        return None
+    from .distributed import Dask
+
+    if isinstance(engine, str) and engine == "dask":
+        engine = Dask()
+    if not isinstance(engine, Dask):
+        raise ValueError(f"engine is {engine!r}: expected None, 'dask' or invdiff.distributed.Dask(...).")
+    if on_step is not None:
+        raise ValueError("on_step is given with an engine: the steps happen in other processes; leave one of them out.")
+    return engine
+
+
+def in_memory(ensemble: Ensemble, draws: int, on_step: OnStep | None, progress: bool) -> Posterior:
+    """All draws, kept in memory; Ctrl-C keeps those that are finished."""
+    found: list[Outcome] = []
+    asked, interrupted = ensemble.size, False
+    while True:
+        blocks = ensemble.blocks(draws)
+        with progress_bar(ensemble.solver, draws * ensemble.measurements, len(blocks), progress) as bar:
+            try:
+                for outcome in _outcomes(ensemble, blocks, draws, on_step, bar):
+                    found.append(outcome)
+            except _TooLarge as error:
+                if found:
+                    kept = f"{_whole(ensemble, len(found), draws)} of {draws} draws, which are lost without a store"
+                    raise _stopped(ensemble, kept, "") from error
+                ensemble = _smaller(ensemble, error)
+                continue
+            except KeyboardInterrupt:
+                whole = _whole(ensemble, len(found), draws)
+                if whole == 0:
+                    raise
+                warnings.warn(f"Interrupted: {whole} of {draws} draws are finished and kept.", stacklevel=3)
+                draws, interrupted = whole, True
+        break
+    values, steps = (_joined(ensemble, parts, draws) for parts in ([o.draws for o in found], [o.failed for o in found]))
+    record = ensemble.settings() | {
+        "micro_batch_asked": asked,
+        "draws": draws,
+        "batched": ensemble.batched,
+        "failed": [{"draw": k, "measurement": j, "step": int(steps[k, j])} for k, j in steps.nonzero().tolist()],
+        "nfe": found[0].nfe,
+        "nfe_backward": found[0].nfe_backward,
+        "interrupted": interrupted,
+        "environment": environment(ensemble.device),
+    }
+    return Posterior(values if ensemble.batched else values[:, 0], record, ensemble.label)
+
+
+def in_folder(
+    ensemble: Ensemble,
+    draws: int,
+    store: Store,
+    micro_batch: int | None,
+    engine: Dask | None,
+    on_step: OnStep | None,
+    progress: bool,
+) -> Posterior:
+    """All draws that the folder does not hold yet, each written as soon as its micro-batch is done.
+
+    Raises:
+        ValueError: the folder was begun with other settings.
+        BlockingIOError: another process writes to it.
+        MemoryError: a later micro-batch does not fit into memory.
+        OSError: it cannot be written to, or was removed.
+    """
+    from .stored import Stored
+
+    asked = ensemble.size
+    if engine is not None:
+        ensemble = engine.fitted(ensemble)
+    while True:
+        if not store.exists:
+            store.create(ensemble, draws)
+        elif micro_batch is None:
+            # One that was made smaller for want of memory stays so.
+            ensemble = replace(ensemble, size=int(store.attributes()["settings"]["micro_batch"]))
+        try:
+            with store.locked():
+                store.require_same(ensemble)
+                interrupted = _fill(ensemble, draws, store, engine, on_step, progress)
+            break
+        except _TooLarge as error:
+            stored = Stored(store.path)
+            if stored.done.any():
+                kept = f"{stored.finished} of {draws} draws are kept in {store.path}"
+                raise _stopped(ensemble, kept, " and another folder, or make memory free and run it again") from error
+            store.remove()
+            ensemble, micro_batch = _smaller(ensemble, error), ensemble.size // 2
+    stored = Stored(store.path)
+    record = stored.record(draws)
+    if interrupted:
+        if record["draws"] == 0:
+            raise KeyboardInterrupt
+        warnings.warn(
+            f"Interrupted: {record['draws']} of {draws} draws are finished and kept in {store.path}; run it again to "
+            "go on.",
+            stacklevel=3,
+        )
+    return Posterior(stored, record | {"micro_batch_asked": asked}, ensemble.label)
+
+
+def say_failed(posterior: Posterior, solver: Solver) -> None:
+    """Warn of draws that are not finite.
+
+    Raises:
+        FloatingPointError: if there are no others.
+    """
+    failed = posterior.record["failed"]
+    if not failed:
+        return
+    sizes = ", ".join(name for name in ("zeta", "lam") if hasattr(solver, name))
+    cure = f"a smaller step ({sizes}) or more steps" if sizes else "more steps"
+    step = failed[0]["step"]
+    first = f"Draw {failed[0]['draw']} of measurement {failed[0]['measurement']}"
+    name, total = type(solver).__name__, len(posterior) * posterior.record["measurements"]
+    if len(failed) == total:
+        raise FloatingPointError(f"{first} is not finite: {name} diverged at step {step}; use {cure}.")
+    warnings.warn(
+        f"{len(failed)} of {total} draws are not finite: {name} diverged ({first} at step {step}); they are marked "
+        f"failed and count in no statistic; use {cure}.",
+        stacklevel=3,
+    )
+
+
+def _fill(
+    ensemble: Ensemble, draws: int, store: Store, engine: Dask | None, on_step: OnStep | None, progress: bool
+) -> bool:
+    """Compute and write what is missing; whether Ctrl-C ended it early."""
+    todo = store.prepare(ensemble, draws)
+    total = draws * ensemble.measurements
+    already = total - sum(_count(ensemble, block, draws) for block in todo)
+    with progress_bar(ensemble.solver, total, len(todo), progress, already) as bar:
+        try:
+            if engine is not None:
+                engine.run(ensemble, store, todo, bar)
+                return False
+            for block, outcome in zip(todo, _outcomes(ensemble, todo, draws, on_step, bar), strict=True):
+                store.write(ensemble, block, outcome)
+        except KeyboardInterrupt:
+            return True
+    return False
+
+
+def _outcomes(
+    ensemble: Ensemble, blocks: list[Block], draws: int, on_step: OnStep | None, bar: Progress
+) -> Iterator[Outcome]:
+    """The outcome of every micro-batch.
+
+    Raises:
+        _TooLarge: one does not fit into memory.
+    """
+    for block in blocks:
+        try:
+            outcome = ensemble.run(block, bar.step, on_step)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            raise _TooLarge(str(error)) from None
+        yield outcome
+        bar.block(_count(ensemble, block, draws))
+
+
+def _count(ensemble: Ensemble, block: Block, draws: int) -> int:
+    rows, columns = ensemble.place(block, draws)
+    return (rows.stop - rows.start) * (columns.stop - columns.start)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on the CPU or on a GPU.
+
+    >>> out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ...")), (
+    ...     out_of_memory(RuntimeError("shape mismatch"))
+    ... )
+    (True, False)
+    """
+    said = str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in said
+
+
+def _smaller(ensemble: Ensemble, error: Exception) -> Ensemble:
+    """The ensemble in micro-batches of half the size.
+
+    Raises:
+        MemoryError: there is no smaller one.
+    """
+    down, across = ensemble.grid
+    size = down * across // 2
+    if size == 0:
+        raise MemoryError(
+            f"One image of shape {ensemble.shape} does not fit into memory with {type(ensemble.solver).__name__} and "
+            f"{ensemble.prior.name} ({error}): use tiles (priors.Tiled) or a smaller image."
+        )
+    if ensemble.device.type == "cuda":
+        torch.cuda.empty_cache()
+    warnings.warn(
+        f"A micro-batch of {down * across} does not fit into memory: {size} at a time are taken, as the record says.",
+        stacklevel=4,
+    )
+    return replace(ensemble, size=size)
+
+
+def _stopped(ensemble: Ensemble, kept: str, other: str) -> MemoryError:
+    down, across = ensemble.grid
+    return MemoryError(
+        f"Memory ran out in a micro-batch of {down * across}, after {kept}: use "
+        f"micro_batch={max(1, down * across // 2)}{other}."
+    )
+
+
+def _whole(ensemble: Ensemble, blocks: int, draws: int) -> int:
+    """The number of draws that so many first micro-batches hold for all measurements."""
+    down, across = ensemble.grid
+    rows = blocks // -(-ensemble.measurements // across)
+    return min(rows * down * ensemble.kept, draws)
+
+
+def _joined(ensemble: Ensemble, parts: list[Tensor], draws: int) -> Tensor:
+    """The parts of the first micro-batches side by side, (draws, m, ...)."""
+    _, across = ensemble.grid
+    wide = -(-ensemble.measurements // across)
+    rows = [torch.cat(parts[first : first + wide], 1) for first in range(0, len(parts) // wide * wide, wide)]
+    return torch.cat(rows)[:draws]

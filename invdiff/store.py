@@ -1,0 +1,330 @@
+"""An ensemble in a folder: written a micro-batch at a time, readable at any moment, and gone on with after any stop.
+
+The folder is a Zarr v3 hierarchy with ArviZ's names, which `xarray.open_datatree(path)` reads:
+
+    posterior/x              (chain, draw, [measurement,] *in_shape), one chunk for each micro-batch, not compressed
+    sample_stats/done        whether a draw is there, written after its micro-batch
+    sample_stats/failed_step the step at which a draw was no longer finite, 0 for those that are fine
+    sample_stats/nfe, nfe_backward
+    observed_data/y          the measurement
+    constant_data/...        what the operator is made of (mask, kernel, ...)
+
+All arrays are there from the beginning, chunks are written beside their place and moved into it, and nothing in the
+folder depends on when or how often it was interrupted: the same settings give the same bytes. Attributes of the root
+hold the settings and their SHA-256, versions, the commit, and the SHA-256 of the weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from .ensemble import Block, Ensemble, Outcome
+from .operators import Operator
+from .record import environment, own_constants, weight_hash
+from .stored import MARK, STATS, Stored, open_root, read_attributes
+
+if TYPE_CHECKING:
+    import zarr
+
+__all__ = ["Store"]
+
+
+class Store:
+    """The folder of an ensemble, for writing; `Posterior.load` reads it."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._identity: tuple[int, int] | None = None
+
+    @property
+    def exists(self) -> bool:
+        """Whether something is at this path."""
+        return self.path.exists()
+
+    def attributes(self) -> dict[str, Any]:
+        """What the root says of the ensemble.
+
+        Raises:
+            FileExistsError: the path holds something else.
+        """
+        return read_attributes(self.path)
+
+    def create(self, ensemble: Ensemble, draws: int) -> None:
+        """Lay the folder out for so many draws of every measurement, whole or not at all.
+
+        Raises:
+            FileNotFoundError: there is no folder to put it in.
+            FileExistsError: something came to be at the path meanwhile.
+            OSError: the disk is too small.
+        """
+        parent = self.path.resolve().parent
+        if not parent.is_dir():
+            raise FileNotFoundError(f"There is no folder {parent} to keep {self.path.name} in: make it first.")
+        self._require_room(ensemble, draws, parent)
+        part = parent / f".{self.path.name}.{uuid.uuid4().hex}.part"
+        try:
+            part.mkdir()
+            self._lay_out(part, ensemble, draws)
+            os.rename(part, self.path)
+        except OSError as error:
+            if self.path.exists():
+                raise FileExistsError(
+                    f"{self.path} came to be while it was being laid out: another process writes there; wait for it, "
+                    "or choose another folder."
+                ) from error
+            raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def remove(self) -> None:
+        """Take the folder away, where it is to be laid out anew."""
+        shutil.rmtree(self.path)
+
+    def require_same(self, ensemble: Ensemble) -> None:
+        """Refuse to go on with other settings than those the ensemble was begun with.
+
+        Raises:
+            ValueError: naming what differs.
+        """
+        begun, wanted = self.attributes()["settings"], json.loads(json.dumps(ensemble.settings()))
+        differing = list(_differences(begun, wanted))
+        if differing:
+            named = "; ".join(f"{key} {a} there and {b} here" for key, a, b in differing[:4])
+            more = f"; and {len(differing) - 4} more" if len(differing) > 4 else ""
+            threads = any(key == "machine.threads" for key, _, _ in differing)
+            cure = f"torch.set_num_threads({begun['machine']['threads']})" if threads else "the same settings"
+            raise ValueError(
+                f"{self.path} was begun with other settings ({named}{more}): its draws would not be of one ensemble; "
+                f"use {cure}, or another folder."
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for one writer; the lock goes with the process, however that ends.
+
+        Raises:
+            BlockingIOError: another process writes to it.
+        """
+        import fcntl
+
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise BlockingIOError(
+                    f"{self.path} is being written to by another process: wait for it, or choose another folder."
+                ) from error
+            found = os.fstat(handle)
+            self._identity = (found.st_dev, found.st_ino)
+            # What an earlier process had begun to write when it was killed.
+            for left in self.path.rglob("*.partial"):
+                left.unlink(missing_ok=True)
+            yield
+        finally:
+            os.close(handle)
+
+    def prepare(self, ensemble: Ensemble, draws: int) -> list[Block]:
+        """Make room for `draws` where there is less, and name the micro-batches that are not there yet.
+
+        A micro-batch whose chunk was damaged since is computed again, with a warning.
+        """
+        stored = Stored(self.path)
+        if draws > stored.shape[0]:
+            self._require_room(ensemble, draws - stored.shape[0], self.path)
+            self._extend(ensemble, draws)
+            stored = Stored(self.path)
+        todo = []
+        for block in ensemble.blocks(draws):
+            place = ensemble.place(block, stored.shape[0])
+            if not stored.done[place].all():
+                todo.append(block)
+            elif (file := stored.damaged(place)) is not None:
+                warnings.warn(
+                    f"{file} is damaged: the draws {place[0].start} to {place[0].stop - 1} are computed again.",
+                    stacklevel=4,
+                )
+                todo.append(block)
+        return todo
+
+    def write(self, ensemble: Ensemble, block: Block, outcome: Outcome) -> None:
+        """Keep what a micro-batch gave, and then mark it done.
+
+        Raises:
+            FileNotFoundError: the folder was removed.
+            OSError: it cannot be written to (no space left, say); what is done stays done.
+            ValueError: draws that are there already came out differently.
+        """
+        self._require_there()
+        root: Any = open_root(self.path, "r+")
+        stored = Stored(self.path)
+        place = ensemble.place(block, stored.shape[0])
+        rows, columns = (where.stop - where.start for where in place)
+        draws = outcome.draws[:rows, :columns].cpu().numpy()
+        standing = stored.done[place]
+        if standing.any() and stored.damaged(place) is None:
+            before = stored.read(place)
+            if not np.array_equal(before[standing], draws[standing], equal_nan=True):
+                raise ValueError(
+                    f"Draws {place[0].start} to {place[0].stop - 1} came out otherwise than those that {self.path} "
+                    "holds: this machine does not compute the same bits; use another folder for its draws."
+                )
+        failed = outcome.failed[:rows, :columns].cpu().numpy()
+        values = {
+            "failed_step": failed,
+            "nfe": np.full(failed.shape, outcome.nfe, np.int32),
+            "nfe_backward": np.full(failed.shape, outcome.nfe_backward, np.int32),
+            "done": np.ones(failed.shape, bool),
+        }
+        try:
+            self._put(root["posterior/x"], place, draws, stored.batched)
+            for name, value in values.items():
+                self._put(root[f"sample_stats/{name}"], place, value, stored.batched)
+        except OSError as error:
+            self._require_there()
+            count = int(stored.done.all(1).sum())
+            free = shutil.disk_usage(self.path).free
+            raise OSError(
+                error.errno,
+                f"{self.path} could not be written to ({error.strerror}; {free / 1e6:.0f} MB are free): "
+                f"{count} of {stored.shape[0]} draws are kept; make room and run it again to go on",
+            ) from error
+
+    def _put(self, array: zarr.Array, place: tuple[slice, slice], value: np.ndarray, batched: bool) -> None:
+        if batched:
+            array[0, place[0], place[1]] = value
+        else:
+            array[0, place[0]] = value[:, 0]
+
+    def _lay_out(self, folder: Path, ensemble: Ensemble, draws: int) -> None:
+        import zarr
+
+        settings = ensemble.settings()
+        likelihood = ensemble.likelihood
+        attributes = {
+            "written_by": MARK,
+            "label": ensemble.label,
+            "settings": settings,
+            "settings_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+            "seed": ensemble.seed,
+            "scheme": settings["scheme"],
+            "weights_sha256": weight_hash(ensemble.prior),
+            "environment": environment(ensemble.device),
+            "creation_library": "invdiff",
+        }
+        root = zarr.create_group(folder, zarr_format=3, attributes=attributes)
+        head, grid = ["chain", "draw"], list(ensemble.grid)
+        grid[0] *= ensemble.kept
+        sizes = [draws]
+        if ensemble.batched:
+            head.append("measurement")
+            sizes.append(ensemble.measurements)
+        else:
+            grid = grid[:1]
+        whole = {"shape": (1, *sizes, *ensemble.shape), "chunks": (1, *grid, *ensemble.shape)}
+        dtype = str(ensemble.dtype).removeprefix("torch.")
+        _array(root, "posterior/x", dtype, [*head, *_axes(ensemble.shape)], np.nan, **whole)
+        for name, kind in STATS.items():
+            _array(root, f"sample_stats/{name}", kind, head, 0, shape=(1, *sizes), chunks=(1, *grid))
+        if likelihood is not None:
+            names = [*head[2:], *_axes(likelihood.operator.out_shape, "measured_")]
+            _constant(root, "observed_data/y", likelihood.y, names)
+            for name, value in _constants(likelihood.operator):
+                _constant(root, f"constant_data/{name}", value)
+        _consolidate(folder)
+
+    def _extend(self, ensemble: Ensemble, draws: int) -> None:
+        root: Any = open_root(self.path, "r+")
+        for name in ("posterior/x", *(f"sample_stats/{stat}" for stat in STATS)):
+            array = root[name]
+            array.resize((1, draws, *array.shape[2:]))
+        _consolidate(self.path)
+
+    def _require_there(self) -> None:
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            found = None
+        if found is None or self._identity not in (None, (found.st_dev, found.st_ino)):
+            raise FileNotFoundError(
+                f"{self.path} was removed while it was being written to: nothing is left to go on with; run it again "
+                "from the start."
+            )
+
+    @staticmethod
+    def _require_room(ensemble: Ensemble, draws: int, folder: Path) -> None:
+        needed = draws * ensemble.measurements * int(np.prod(ensemble.shape)) * ensemble.dtype.itemsize
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise OSError(
+                f"{draws} draws take {needed / 1e6:.0f} MB, and {folder} has {free / 1e6:.0f} MB left: make room, "
+                "choose another folder, or ask for fewer draws."
+            )
+
+
+def _array(root: zarr.Group, name: str, dtype: str, dims: Sequence[str], fill: Any, **layout: Any) -> zarr.Array:
+    """An array without compression, so that parts of a chunk can be read in place, but with a checksum."""
+    from zarr.codecs import Crc32cCodec
+
+    return root.create_array(
+        name, dtype=dtype, fill_value=fill, dimension_names=dims, compressors=[Crc32cCodec()], **layout
+    )
+
+
+def _constant(root: zarr.Group, name: str, value: Tensor, dims: Sequence[str] | None = None) -> None:
+    """An array in one chunk."""
+    data = value.detach().cpu().numpy()
+    names = dims or [f"{name.rpartition('/')[2]}_{axis}" for axis in range(data.ndim)]
+    _array(root, name, str(data.dtype), names, 0, shape=data.shape, chunks=tuple(max(1, n) for n in data.shape))[
+        ...
+    ] = data
+
+
+def _constants(operator: Operator, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The real tensors that an operator, and those that it is made of, were built from."""
+    for name, value in own_constants(operator).items():
+        if isinstance(value, Tensor) and not value.is_complex():
+            yield prefix + name, value
+    for index, child in enumerate(operator._children):
+        yield from _constants(child, f"{prefix}{index}_")
+
+
+def _axes(shape: Sequence[int], prefix: str = "") -> list[str]:
+    """Names of the axes of an image, or of whatever else it is."""
+    names = ("channel", "row", "column") if len(shape) == 3 else [f"axis{axis}" for axis in range(len(shape))]
+    return [prefix + name for name in names]
+
+
+def _consolidate(folder: Path) -> None:
+    """Put the metadata of all arrays into the root's too, which is what readers go by: it changes in one piece."""
+    import zarr
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        zarr.consolidate_metadata(str(folder))
+
+
+def _differences(begun: Any, wanted: Any, name: str = "") -> Iterator[tuple[str, str, str]]:
+    """(where, what stands there, what is wanted) for everything that differs between two descriptions."""
+    if isinstance(begun, dict) and isinstance(wanted, dict):
+        for key in [*begun, *(key for key in wanted if key not in begun)]:
+            yield from _differences(begun.get(key), wanted.get(key), f"{name}.{key}" if name else key)
+    elif begun != wanted:
+        yield name, _short(begun), _short(wanted)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:36] + " ..."
