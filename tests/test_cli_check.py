@@ -39,6 +39,10 @@ class Faulty:
     def iterate(self, likelihood, denoiser, x, random):
         yield x[:, :, :3]
 
+@dataclass(frozen=True)
+class Asking(Faulty):
+    size: float
+
 number = 3
 '''
 
@@ -125,13 +129,25 @@ CASES = {
     "unknown module": (["nowhere_at_all:Thing"], "There is no module 'nowhere_at_all'"),
     "unknown class": (
         ["checked_mine:Min"],
-        "The module checked_mine has no class 'Min': expected one of Mine, Faulty.",
+        "The module checked_mine has no class 'Min': expected one of Mine, Faulty, Asking.",
     ),
     "no class": (["checked_mine:number"], "checked_mine:number is int: expected a class"),
     "no solver": (["pathlib:Path"], "pathlib:Path is no solver: it has no `stochastic` and `iterate`"),
     "a file": (["checked_mine.py:"], "expected a name, or module:Class such as mysolver:MySolver"),
     "unknown setting": (["ddrm", "--set", "solver.etta=1"], "did you mean 'eta'"),
-    "own unknown setting": (["checked_mine:Mine", "--set", "solver.colour=1"], "cannot be made of its settings"),
+    "setting misspelt": (
+        ["kps", "--set", "solver.stepz=3"],
+        "KPS has no setting 'stepz': did you mean 'steps'? Known are steps, schedule, sigma_min, sigma_max, transition,",
+    ),
+    "own unknown setting": (
+        ["checked_mine:Mine", "--set", "solver.colour=1"],
+        "Mine has no setting 'colour': known are size.",
+    ),
+    "own without settings": (
+        ["checked_mine:Faulty", "--set", "solver.size=1"],
+        "Faulty has no setting 'size', nor any other.",
+    ),
+    "a setting left out": (["checked_mine:Asking"], "cannot be made of its settings"),
     "bad setting": (["ddrm", "--set", "solver.eta=7"], "eta of DDRM is 7"),
     "setting of the prior": (["ddrm", "--set", "prior.scale=2"], "check takes the exact priors"),
     "setting of nothing": (["ddrm", "--set", "eta=1"], "expected solver.NAME=VALUE"),

@@ -116,7 +116,7 @@ def test_runs_or_says_why_not(prior, solver, request):
             assert "which serves noise levels from" in str(error)
             return
         assert not slot.differentiable
-        assert "Use DDRM" in str(error)
+        assert "Use KPS" in str(error)
         return
     assert torch.isfinite(result.draws).all()
     assert result.draws.shape == (1, *SHAPE)

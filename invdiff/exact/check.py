@@ -31,6 +31,7 @@ from ..random import MemberRandom
 from ..record import describe, environment
 from ..report import output_folder, write_json
 from ..sampling import sample
+from ..solvers import check_settings
 from ..solvers import load as load_solver
 from ..solvers.base import CapabilityError, Solver
 from .measure import Exact, mode
@@ -231,6 +232,7 @@ def load(name: str, **settings: Any) -> Solver:
         raise ValueError(f"The module {module} has no class {kind!r}{nearest(kind, classes) if classes else '.'}")
     if not isinstance(cls, type):
         raise ValueError(f"{name} is {type(cls).__name__}: expected a class with `stochastic` and `iterate`.")
+    check_settings(cls, settings)
     try:
         solver = cls(**settings)
     except TypeError as error:

@@ -10,9 +10,10 @@ Restoration takes a likelihood; `PriorSampler`s draw from the prior alone, and t
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
+import inspect
 import sys
+from collections.abc import Collection
 from typing import Any
 
 from .base import CapabilityError, PriorSampler, Solver
@@ -106,11 +107,26 @@ def load(name: str, **settings: Any) -> Solver:
     if key not in _SOLVERS:
         raise ValueError(f"There is no solver {name!r}{_nearest(key, list(_SOLVERS))}.")
     cls = _SOLVERS[key]
-    known = [field.name for field in dataclasses.fields(cls)]
+    check_settings(cls, settings)
+    return cls(**settings)
+
+
+def check_settings(cls: type, settings: Collection[str]) -> None:
+    """Refuse settings that a class does not take, with the ones that it does.
+
+    Raises:
+        ValueError: for the first of them; the sentence suggests the nearest.
+    """
+    if not settings:
+        return
+    parameters = inspect.signature(cls).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    known = [parameter.name for parameter in parameters]
     for setting in settings:
         if setting not in known:
-            raise ValueError(f"{cls.__name__} has no setting {setting!r}{_nearest(setting, known)}.")
-    return cls(**settings)
+            names = _nearest(setting, known) if known else ", nor any other"
+            raise ValueError(f"{cls.__name__} has no setting {setting!r}{names}.")
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -116,7 +116,9 @@ class PointSolver:
             )
         if not isinstance(likelihood.operator, LinearOperator):
             kind = type(likelihood.operator).__name__
-            raise CapabilityError(f"{type(self).__name__} needs a linear operator; {kind} is not one. Use DPS.")
+            raise CapabilityError(
+                f"{type(self).__name__} needs a linear operator; {kind} is not one. {instead(likelihood, denoiser)}"
+            )
 
     def start(self, likelihood: Likelihood, denoiser: Prior, like: Tensor, random: MemberRandom) -> Tensor:
         """The regularised inverse of y: what the measurement says with independent pixels as the prior."""
@@ -137,20 +139,29 @@ class PointSolver:
         return list(levels.to(like).expand(-1, like.shape[0]))
 
 
+def instead(likelihood: Likelihood, denoiser: Prior | None = None) -> str:
+    """The end of a refusal: which solvers take this operator with this noise, and any prior or the one given."""
+    linear, gaussian = isinstance(likelihood.operator, LinearOperator), isinstance(likelihood.noise, GaussianNoise)
+    if linear:
+        return "Use KPS, DiffPIR or PnPADMM." if gaussian else "Use DiffPIR, PnPADMM or REDFP."
+    if not gaussian:
+        return "Use REDDiff."
+    return "Use DAPS, PnPDM or REDDiff." if denoiser is None or not denoiser.differentiable else "Use DAPS, TDS or DPS."
+
+
 def require_svd(solver: object, likelihood: Likelihood) -> None:
     """Refuse an operator without an SVD, and noise that is not Gaussian with one sigma per measurement."""
     name, operator, noise = type(solver).__name__, likelihood.operator, likelihood.noise
     if not isinstance(operator, Spectral):
         raise CapabilityError(
-            f"{name} needs an operator with an SVD; {type(operator).__name__} has none. "
-            f"{'Use DPS, PnPADMM or PnPHQS' if isinstance(operator, LinearOperator) else 'Use DPS'}."
+            f"{name} needs an operator with an SVD; {type(operator).__name__} has none. {instead(likelihood)}"
         )
     if not isinstance(noise, GaussianNoise) or noise.member_sigma(likelihood.batched_y) is None:
         gaussian = isinstance(noise, GaussianNoise)
         raise CapabilityError(
             f"{name} needs GaussianNoise with one sigma per measurement; this one has "
             f"{'a sigma per pixel' if gaussian else type(noise).__name__}. "
-            f"Use {'DPS or PnPADMM' if gaussian else 'PnPADMM or REDFP'}."
+            f"{instead(likelihood)}"
         )
 
 

@@ -17,7 +17,7 @@ from ..priors.base import Prior
 from ..random import MemberRandom
 from ..schedule import noise_levels
 from ..transitions import ddim
-from .base import CapabilityError, DiffusionSolver, Margins, require_count, require_positive
+from .base import CapabilityError, DiffusionSolver, Margins, instead, require_count, require_positive
 
 __all__ = ["DAPS"]
 
@@ -87,7 +87,7 @@ class DAPS(DiffusionSolver):
         if not isinstance(likelihood.noise, GaussianNoise):
             raise CapabilityError(
                 f"DAPS takes Langevin steps for Gaussian noise; this is {type(likelihood.noise).__name__}. "
-                "Use PnPADMM or REDFP."
+                f"{instead(likelihood)}"
             )
         if self.tau is None and bool((likelihood.noise.like(likelihood.batched_y) == 0).any()):
             raise CapabilityError(

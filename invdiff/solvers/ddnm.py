@@ -16,7 +16,7 @@ from ..operators import LinearOperator, Spectral
 from ..priors.base import Prior
 from ..random import MemberRandom
 from ..transitions import Estimate, reverse
-from .base import CapabilityError, Margins, require_count
+from .base import CapabilityError, Margins, instead, require_count
 from .guided import GuidedSolver
 
 __all__ = ["DDNM"]
@@ -93,12 +93,12 @@ class DDNM(GuidedSolver):
         if not isinstance(likelihood.operator, Spectral):
             kind = type(likelihood.operator).__name__
             raise CapabilityError(
-                f"DDNM+ needs an operator with an SVD where there is noise; {kind} has none. Use DiffPIR, PiGDM or DPS."
+                f"DDNM+ needs an operator with an SVD where there is noise; {kind} has none. {instead(likelihood)}"
             )
         assert isinstance(likelihood.noise, GaussianNoise)
         if likelihood.noise.member_sigma(likelihood.batched_y) is None:
             raise CapabilityError(
-                "DDNM+ needs one sigma per measurement; this one has a sigma per pixel. Use DiffPIR, PiGDM or DPS."
+                f"DDNM+ needs one sigma per measurement; this one has a sigma per pixel. {instead(likelihood)}"
             )
         if self.transition not in ("ddnm", "ancestral"):
             raise CapabilityError(

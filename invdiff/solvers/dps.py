@@ -15,7 +15,7 @@ from ..noise import GaussianNoise
 from ..operators.linalg import norm
 from ..priors.base import Prior
 from ..random import MemberRandom
-from .base import CapabilityError, DiffusionSolver, Margins, require_positive
+from .base import CapabilityError, DiffusionSolver, Margins, instead, require_positive
 
 __all__ = ["DPS"]
 
@@ -68,12 +68,12 @@ class DPS(DiffusionSolver):
             return
         if not denoiser.differentiable:
             raise CapabilityError(
-                f"DPS differentiates its prior, and {denoiser.name} cannot be. Use DDRM, PnPADMM or PnPHQS."
+                f"DPS differentiates its prior, and {denoiser.name} cannot be. {instead(likelihood, denoiser)}"
             )
         if not isinstance(likelihood.noise, GaussianNoise):
             raise CapabilityError(
                 f"DPS steps down the norm of a Gaussian residual; {type(likelihood.noise).__name__} has none. "
-                "Use PnPADMM or REDFP."
+                f"{instead(likelihood)}"
             )
 
     def iterate(

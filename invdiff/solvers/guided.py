@@ -15,7 +15,7 @@ from ..operators import LinearOperator
 from ..priors.base import Prior
 from ..random import MemberRandom
 from ..transitions import TRANSITIONS, Estimate, reverse
-from .base import CapabilityError, DiffusionSolver
+from .base import CapabilityError, DiffusionSolver, instead
 
 __all__ = ["GuidedSolver", "require_differentiable", "require_gaussian", "require_linear", "require_share"]
 
@@ -28,20 +28,22 @@ def require_share(solver: object, *names: str) -> None:
             raise ValueError(f"{name} of {type(solver).__name__} is {value!r}: expected a number from 0 to 1.")
 
 
-def require_differentiable(solver: object, denoiser: Prior) -> None:
+def require_differentiable(solver: object, likelihood: Likelihood, denoiser: Prior) -> None:
     """Refuse a prior that autograd cannot go through."""
     if not denoiser.differentiable:
         raise CapabilityError(
             f"{type(solver).__name__} differentiates its prior, and {denoiser.name} cannot be. "
-            "Use DDRM, DiffPIR or PnPADMM."
+            f"{instead(likelihood, denoiser)}"
         )
 
 
-def require_linear(solver: object, likelihood: Likelihood) -> None:
+def require_linear(solver: object, likelihood: Likelihood, denoiser: Prior) -> None:
     """Refuse an operator that is not linear."""
     if not isinstance(likelihood.operator, LinearOperator):
         kind = type(likelihood.operator).__name__
-        raise CapabilityError(f"{type(solver).__name__} needs a linear operator; {kind} is not one. Use DPS.")
+        raise CapabilityError(
+            f"{type(solver).__name__} needs a linear operator; {kind} is not one. {instead(likelihood, denoiser)}"
+        )
 
 
 def require_gaussian(solver: object, likelihood: Likelihood) -> None:
@@ -49,7 +51,7 @@ def require_gaussian(solver: object, likelihood: Likelihood) -> None:
     if not isinstance(likelihood.noise, GaussianNoise):
         raise CapabilityError(
             f"{type(solver).__name__} needs GaussianNoise; this is {type(likelihood.noise).__name__}. "
-            "Use DiffPIR, PnPADMM or REDFP."
+            f"{instead(likelihood)}"
         )
 
 
@@ -93,8 +95,8 @@ class GuidedSolver(DiffusionSolver):
                 f"{type(self).__name__} needs a likelihood: to draw from the prior alone use DDPM or Heun."
             )
         if self.differentiates:
-            require_differentiable(self, denoiser)
-        require_linear(self, likelihood)
+            require_differentiable(self, likelihood, denoiser)
+        require_linear(self, likelihood, denoiser)
         if self.gaussian:
             require_gaussian(self, likelihood)
 

@@ -96,7 +96,7 @@ class KPSCloud(CloudSolver):
         super().check(likelihood, denoiser)
         if likelihood is None:
             raise CapabilityError("KPSCloud needs a likelihood: to draw from the prior alone use DDPM or Heun.")
-        require_linear(self, likelihood)
+        require_linear(self, likelihood, denoiser)
         require_gaussian(self, likelihood)
         size = math.prod(likelihood.operator.out_shape)
         if size > _MOST:

@@ -16,7 +16,7 @@ from ..operators import LinearOperator
 from ..priors.base import Prior
 from ..random import MemberRandom
 from ..schedule import noise_levels
-from .base import CapabilityError, DiffusionSolver, Margins, require_count, require_positive
+from .base import CapabilityError, DiffusionSolver, Margins, instead, require_count, require_positive
 
 __all__ = ["PnPDM"]
 
@@ -94,7 +94,7 @@ class PnPDM(DiffusionSolver):
         if not isinstance(likelihood.noise, GaussianNoise):
             raise CapabilityError(
                 f"PnPDM draws from a Gaussian likelihood; this is {type(likelihood.noise).__name__}. "
-                "Use PnPADMM or REDFP."
+                f"{instead(likelihood)}"
             )
         exact = bool((likelihood.noise.like(likelihood.batched_y) == 0).any())
         if exact and not isinstance(likelihood.operator, LinearOperator):

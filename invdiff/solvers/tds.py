@@ -16,7 +16,7 @@ from ..noise import GaussianNoise
 from ..operators import Spectral
 from ..priors.base import Prior
 from ..random import MemberRandom
-from .base import CapabilityError, Margins, SingularCoordinates, require_positive
+from .base import CapabilityError, Margins, SingularCoordinates, instead, require_positive
 from .cloud import CloudSolver
 
 __all__ = ["TDS"]
@@ -80,12 +80,12 @@ class TDS(CloudSolver):
             raise CapabilityError("TDS needs a likelihood: to draw from the prior alone use DDPM or Heun.")
         if not denoiser.differentiable:
             raise CapabilityError(
-                f"TDS differentiates its prior, and {denoiser.name} cannot be. Use DDRM, PnPADMM or PnPHQS."
+                f"TDS differentiates its prior, and {denoiser.name} cannot be. {instead(likelihood, denoiser)}"
             )
         if not isinstance(likelihood.noise, GaussianNoise):
             raise CapabilityError(
                 f"TDS weights particles by a Gaussian residual; {type(likelihood.noise).__name__} has none. "
-                "Use PnPADMM or REDFP."
+                f"{instead(likelihood)}"
             )
 
     def iterate(self, likelihood: Likelihood, denoiser: Prior, x: Tensor, random: MemberRandom) -> Iterator[Tensor]:

@@ -227,7 +227,7 @@ def test_one_name_needs_no_list():
         (lambda: load("json:Thing"), ValueError, "The module json has no class 'Thing'"),
         (lambda: load("json:dumps"), ValueError, "json:dumps is function: expected a class"),
         (lambda: load("json:JSONDecoder"), ValueError, "is no solver: it has no `stochastic` and `iterate`"),
-        (lambda: load("json:JSONDecoder", colour=1), ValueError, "cannot be made of its settings"),
+        (lambda: load("json:JSONDecoder", colour=1), ValueError, "JSONDecoder has no setting 'colour': known are obj"),
         (lambda: load("mine.py:"), ValueError, "expected a name, or module:Class such as mysolver:MySolver"),
     ],
 )

@@ -130,7 +130,7 @@ def test_tau_stands_for_the_noise_whatever_it_is():
     [
         (
             lambda: Likelihood(torch.ones(SHAPE), Identity(SHAPE), PoissonNoise(0.1)),
-            "this is PoissonNoise. Use PnPADMM",
+            "this is PoissonNoise. Use DiffPIR, PnPADMM",
         ),
         (
             lambda: Likelihood(torch.ones(SHAPE), Identity(SHAPE), GaussianNoise(0.0)),

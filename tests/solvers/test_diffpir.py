@@ -75,7 +75,7 @@ def test_it_asks_the_prior_for_its_call_alone():
 def test_refusals():
     prior, likelihood, _ = problem()
     square = from_function(lambda x: x**2, SHAPE, linear=False)
-    with pytest.raises(CapabilityError, match=r"DiffPIR needs a linear operator; .* is not one\. Use DPS"):
+    with pytest.raises(CapabilityError, match=r"DiffPIR needs a linear operator; .* is not one\. Use DAPS, TDS or DPS"):
         sample(DiffPIR(), dataclasses.replace(likelihood, operator=square), prior)
     with pytest.raises(ValueError, match=r"zeta of DiffPIR is 1\.5: expected a number from 0 to 1"):
         DiffPIR(zeta=1.5)

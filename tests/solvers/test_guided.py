@@ -67,10 +67,10 @@ def test_refusals(solver):
     prior, likelihood = problem()
     name, y = solver.__name__, torch.full(SHAPE, 0.5)
     stiff = FunctionPrior(lambda x, sigma: x, name="stiff", differentiable=False)
-    with pytest.raises(CapabilityError, match=f"{name} differentiates its prior, and stiff cannot be. Use DDRM, DiffP"):
+    with pytest.raises(CapabilityError, match=f"{name} differentiates its prior, and stiff cannot be. Use KPS, DiffPI"):
         sample(solver(), likelihood, stiff)
     square = Likelihood(y, from_function(lambda x: x**2, SHAPE, linear=False), GaussianNoise(0.1))
-    with pytest.raises(CapabilityError, match=rf"{name} needs a linear operator; .* is not one\. Use DPS"):
+    with pytest.raises(CapabilityError, match=rf"{name} needs a linear operator; .* is not one\. Use DAPS, TDS or DPS"):
         sample(solver(), square, prior)
     photons = Likelihood(y, Identity(SHAPE), PoissonNoise(0.1))
     with pytest.raises(CapabilityError, match=f"{name} needs GaussianNoise; this is PoissonNoise. Use DiffPIR, PnP"):

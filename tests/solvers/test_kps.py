@@ -145,7 +145,7 @@ def test_draws_have_the_dtype_of_y(dtype):
 def test_refusals():
     prior, y = GaussianPrior.power_law(SMALL), torch.full(SMALL, 0.5)
     square = Likelihood(y, from_function(lambda x: x**2, SMALL, linear=False), GaussianNoise(0.1))
-    with pytest.raises(CapabilityError, match=r"KPS needs a linear operator; .* is not one\. Use DPS\."):
+    with pytest.raises(CapabilityError, match=r"KPS needs a linear operator; .* is not one\. Use DAPS, TDS or DPS\."):
         sample(KPS(), square, prior)
     with pytest.raises(
         CapabilityError, match=r"KPS needs GaussianNoise; this is PoissonNoise\. Use DiffPIR, PnPADMM or"

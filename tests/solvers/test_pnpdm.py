@@ -197,7 +197,7 @@ def test_a_nonlinear_operator_gives_the_law_of_a_grid():
     [
         (
             lambda: Likelihood(torch.ones(SHAPE), Identity(SHAPE), PoissonNoise(0.1)),
-            "PnPDM draws from a Gaussian likelihood; this is PoissonNoise. Use PnPADMM or REDFP",
+            "PnPDM draws from a Gaussian likelihood; this is PoissonNoise. Use DiffPIR, PnPADMM or REDFP",
         ),
         (
             lambda: Likelihood(
