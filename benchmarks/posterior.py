@@ -118,15 +118,15 @@ def run(cases: Iterable[str], measurements: int, draws: int) -> list[dict[str, f
             clock = time.monotonic()
             if case == "exact":
                 sets = [Posterior(exact.sample(draws, seed=4), {}) for exact in exacts]
-                nfe, how = 0, "independent"
+                calls, how = {"nfe": 0, "nfe_backward": 0}, "independent"
             else:
                 solver = solvers.load(case.split()[0], **CASES[case])
                 count = draws if solver.stochastic else 1
                 result = sample(solver, likelihood, prior, draws=count, seed=0, micro_batch=batch(solver))
                 sets = [Posterior(result.draws[:, j], result.record, result.label) for j in range(measurements)]
-                nfe, how = result.record["nfe"], mode(result)
+                calls, how = {key: result.record[key] for key in ("nfe", "nfe_backward")}, mode(result)
             figures = [verdict(s, e, r) for s, e, r in zip(sets, exacts, references, strict=True)]
-            row: dict[str, float | str] = {"operator": name, "solver": case, "mode": how, "nfe": nfe}
+            row: dict[str, float | str] = {"operator": name, "solver": case, "mode": how, **calls}
             row |= {key: sum(f[key] for f in figures) / measurements for key in figures[0]}
             row |= {"measurements": measurements, "draws": draws, "seconds": round(time.monotonic() - clock, 1)}
             rows.append(row)

@@ -24,7 +24,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "solvers.md"
 BEGIN, END = "<!-- table: python -m benchmarks.solver_table -->", "<!-- end of table -->"
 SHAPE = (1, 8, 8)
 HEADS = (
-    *("solver", "operators", "prior", "NFE", "mean", "std", "cover 90 %"),
+    *("solver", "operators", "prior", "NFE", "back", "mean", "std", "cover 90 %"),
     *("25 modes: SW1", "16-d: weights", "heavy: gap, region", "nonlinear: SW1"),
 )
 FAMILIES = {
@@ -66,10 +66,10 @@ def small() -> dict[str, list[dict[str, str]]]:
     return found
 
 
-def span(rows: list[dict[str, str]], key: str) -> str:
+def span(rows: list[dict[str, str]], key: str, digits: int = 2) -> str:
     """Smallest to largest of a figure over the operators."""
     values = [float(row[key]) for row in rows]
-    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
     return low if low == high else f"{low} to {high}"
 
 
@@ -106,9 +106,10 @@ def table(folder: Path = RESULTS.parent) -> str:
         if (name, mode) in keys:
             rows = quick[name]
             assert {row["operator"] for row in rows} == {*OPERATORS}
-            cells += [rows[0]["nfe"], *(span(rows, key) for key in ("mean_error", "std_ratio", "coverage"))]
+            cells += [rows[0]["nfe"], span(rows, "nfe_backward", digits=0)]
+            cells += [span(rows, key) for key in ("mean_error", "std_ratio", "coverage")]
         else:
-            cells += ["-"] * 4
+            cells += ["-"] * 5
         cells += [whole.get((name, mode), {}).get(family, "-") for family in FAMILIES]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -36,6 +36,7 @@ def test_the_smallest_to_the_largest():
     rows = [{"nfe": "0.5"}, {"nfe": "0.25"}, {"nfe": "2"}]
     assert span(rows, "nfe") == "0.25 to 2.00"
     assert span(rows[:1], "nfe") == "0.50"
+    assert span([{"nfe": "77"}, {"nfe": "101"}], "nfe", digits=0) == "77 to 101"
 
 
 def test_the_laboratory_s_means_go_into_the_table(tmp_path):
@@ -48,7 +49,7 @@ def test_the_laboratory_s_means_go_into_the_table(tmp_path):
     laboratory.write(tmp_path / "laboratory_nonlinear.csv", base | {"problem": "n/0", "status": "does not apply: no"})
     assert large(tmp_path) == {("dps", "all of 9"): {"mixture25": "1.50", "heavy": "3.01 dB, 0.50"}}
     assert table(tmp_path).splitlines()[-1] == (
-        "| `dps`, all of 9 | any | differentiable | - | - | - | - | 1.50 | - | 3.01 dB, 0.50 | - |"
+        "| `dps`, all of 9 | any | differentiable | - | - | - | - | - | 1.50 | - | 3.01 dB, 0.50 | - |"
     )
 
 
