@@ -83,6 +83,13 @@ def restore(
     micro_batch: Annotated[
         int | None, _option("--micro-batch", help="Draws at a time; fewer need less memory.")
     ] = None,
+    store: Annotated[
+        Path | None,
+        _option("--store", help="Keep the draws in this folder (Zarr) as they come; run again to go on, or for more."),
+    ] = None,
+    workers: Annotated[
+        int | None, _option("--workers", help="Processes that share the draws, through --store (needs dask).")
+    ] = None,
     keep_posterior: Annotated[
         bool, _option("--keep-posterior", help="Also write the draws as floats, posterior.safetensors.")
     ] = False,
@@ -119,6 +126,8 @@ def restore(
         device=device,
         settings=settings or [],
         micro_batch=micro_batch,
+        store=store,
+        workers=workers,
         keep_posterior=keep_posterior,
         overwrite=overwrite,
         alpha=alpha,
@@ -181,7 +190,10 @@ def check(
     solver: Annotated[str, typer.Argument(help="A solver of `invdiff list`, or module:Class of your own.")],
     problem: Annotated[
         list[str] | None,
-        _option("--prior-problem", help="A family of problems (`invdiff list`), a cell or a problem; may be repeated."),
+        _option(
+            "--prior-problem",
+            help="A family of `invdiff list`, or a cell or problem of `invdiff list --problems FAMILY`; repeats.",
+        ),
     ] = None,
     full: Annotated[bool, _option("--full", help="All problems, not the quick subset: hours.")] = False,
     out: Annotated[Path | None, _option("--out", help="Folder for table, verdict and picture; made here.")] = None,
@@ -207,9 +219,14 @@ def check(
 
 
 @app.command("list")
-def list_names() -> None:
-    """List operators, priors, solvers and the problems of check with one line each."""
-    commands.list_names()
+def list_names(
+    families: Annotated[
+        list[str] | None,
+        _option("--problems", help="The problems of check in this family instead; may be repeated."),
+    ] = None,
+) -> None:
+    """List operators, priors, solvers and the families of problems of check with one line each."""
+    commands.list_names(families or [])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -248,6 +265,8 @@ def _say(sentence: str, code: int) -> int:
 def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return f"{error.filename}: {error.strerror}."
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{error.strerror}."
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -50,6 +50,8 @@ def restore(
     device: str,
     settings: Sequence[str],
     micro_batch: int | None,
+    store: Path | None,
+    workers: int | None,
     keep_posterior: bool,
     overwrite: bool,
     alpha: str,
@@ -64,6 +66,13 @@ def restore(
     pixels = read_array(image)
     if simulate and truth is not None:
         raise ValueError("Both --truth and --simulate are given: with --simulate IMAGE itself is the truth.")
+    if workers is not None and store is None:
+        raise ValueError(f"--workers is {workers} without --store: give the folder that the workers write to.")
+    engine = None
+    if workers is not None:
+        from .distributed import Dask
+
+        engine = Dask(workers=workers)
     with output_folder(out, overwrite=overwrite) as stage:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Interrupted")  # said below, once
@@ -81,10 +90,15 @@ def restore(
                 truth=None if truth is None else read_array(truth),
                 alpha=cast(Alpha, alpha),
                 micro_batch=micro_batch,
+                store=store,
+                engine=engine,
                 operator_options=operator_options,
             )
         if result.posterior.record.get("interrupted"):
-            raise KeyboardInterrupt
+            if store is None:
+                raise KeyboardInterrupt
+            done = len(result.posterior)
+            raise Interrupted(f"{done} of {draws} draws are finished and kept in {store}; run it again to go on.")
         record = {
             "written_by": "invdiff restore",
             "command": _command_line(command),
@@ -197,10 +211,19 @@ def check(
         raise Interrupted(f"{len(report.outcomes)} of {report.wanted} problems are finished{kept}.")
 
 
-def list_names() -> None:
-    """Print operators, priors, solvers and what `check` runs them on, with one line each."""
-    from .exact.check import names as problem_names
+def list_names(families: Sequence[str] = ()) -> None:
+    """Print operators, priors, solvers and what `check` runs them on, with one line each; or the problems of families.
 
+    Raises:
+        ValueError: for an unknown family.
+    """
+    from .exact.check import names as problem_names
+    from .exact.problems import cells
+
+    if families:
+        for cell, count in [item for family in families for item in cells(family).items()]:
+            print(f"{cell}/0" + (f" to /{count - 1}" if count > 1 else ""))
+        return
     titles = {"operators": options.names(), "priors": priors.names(), "solvers": solvers.names()}
     for title, names in (titles | {"problems of check": problem_names()}).items():
         print(title)

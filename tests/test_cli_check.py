@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -61,7 +62,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_solver_of_the_library(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "ddrm", *FAST, "--prior-problem", MODES, "--set", "solver.steps=40"]) == 0
     said = capsys.readouterr()
-    assert said.err == ""
+    lines = said.err.splitlines()
+    assert len(lines) == 2
+    assert re.fullmatch(rf"1 of 2: {DENOISE}, wrong, \d+\.\d s", lines[0])
+    assert lines[1].startswith(f"2 of 2: {MODES}, ")
     assert f"{DENOISE}: spread 0." in said.out
     assert f"{MODES}: spread 0." in said.out
     assert "DDRM: Do not use its std as an error bar: wrong on all 2" in said.out
@@ -114,7 +118,9 @@ def test_ctrl_c_says_what_was_finished(
     words = ["check", "ddrm", *FAST, "--prior-problem", MODES, "--set", "solver.steps=3", "--out", "kept"]
     assert main(words) == 130
     said = capsys.readouterr()
-    assert said.err == "invdiff: Interrupted: 1 of 2 problems are finished, and written to kept.\n"
+    first, last = said.err.splitlines()
+    assert first.startswith(f"1 of 2: {DENOISE}, ")
+    assert last == "invdiff: Interrupted: 1 of 2 problems are finished, and written to kept."
     assert f"{DENOISE}: " in said.out
     assert MODES not in said.out
     assert json.loads((folder / "kept" / "record.json").read_text())["interrupted"] is True
@@ -137,7 +143,7 @@ CASES = {
     "unknown setting": (["ddrm", "--set", "solver.etta=1"], "did you mean 'eta'"),
     "setting misspelt": (
         ["kps", "--set", "solver.stepz=3"],
-        "KPS has no setting 'stepz': did you mean 'steps'? Known are steps, schedule, sigma_min, sigma_max, transition,",
+        "KPS has no setting 'stepz': did you mean 'steps'? Known are steps, schedule, sigma_min, sigma_max,",
     ),
     "own unknown setting": (
         ["checked_mine:Mine", "--set", "solver.colour=1"],
@@ -189,3 +195,16 @@ def test_families_of_problems_are_listed(capsys: pytest.CaptureFixture[str]) -> 
     said = capsys.readouterr().out
     for family in ("gaussian", "mixture25", "mixture16", "heavy", "nonlinear"):
         assert f"\n  {family} " in said
+
+
+def test_the_names_of_problems_are_listed_and_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--problems", "mixture16", "--problems", "nonlinear"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "mixture16/A1 0.2/0 to /4"
+    assert lines[-1] == "nonlinear/clip 0.3/0 to /7"
+    assert len(lines) == 8
+    name = lines[1].partition(" to ")[0]
+    assert main(["check", "ddrm", "--set", "solver.steps=3", "--draws", "40", "--prior-problem", name]) == 0
+    assert f"{name}: " in capsys.readouterr().out
+    assert main(["list", "--problems", "mixtures"]) == 2
+    assert "family is 'mixtures': expected one of gaussian, mixture25" in capsys.readouterr().err

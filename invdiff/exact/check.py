@@ -169,7 +169,7 @@ def check(
         full: every problem of the laboratory, or of the families named, and not QUICK alone.
         draws: of each problem, from 39 on; point estimates take 1.
         seed: of the draws, from 0 on.
-        progress: show a bar on a terminal.
+        progress: show a bar on a terminal, and elsewhere a line on stderr for each problem that is finished.
 
     Raises:
         TypeError: if the solver has no `iterate`.
@@ -193,7 +193,7 @@ def check(
             outcomes.append(outcome)
             if what is not None:
                 shown[problem.name] = what
-            advance()
+            advance(outcome)
     return Report(describe(solver), tuple(outcomes), shown, len(found))
 
 
@@ -358,10 +358,19 @@ def _sentence(error: Exception) -> str:
 @contextmanager
 def _bar(
     solver: Solver, names: Sequence[str], wanted: bool
-) -> Iterator[tuple[Callable[[int, Tensor], None], Callable[[], None]]]:
-    """A bar on stderr with the problem that is run; what every step and every problem calls does nothing elsewhere."""
+) -> Iterator[tuple[Callable[[int, Tensor], None], Callable[[Outcome], None]]]:
+    """What every step and every finished problem calls: a bar on a terminal, a line for each problem elsewhere."""
+    done = 0
     if not wanted or not sys.stderr.isatty():
-        yield lambda step, x: None, lambda: None
+
+        def say(outcome: Outcome) -> None:
+            nonlocal done
+            done += 1
+            if wanted:
+                took = f", {outcome.seconds:.1f} s" if outcome.ran else ""
+                print(f"{done} of {len(names)}: {outcome.problem}, {outcome.grade}{took}", file=sys.stderr, flush=True)
+
+        yield lambda step, x: None, say
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -375,12 +384,11 @@ def _bar(
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=len(names), problem=names[0] if names else "", step=0)
-        done = 0
 
         def step(number: int, x: Tensor) -> None:
             bar.update(task, step=number)
 
-        def advance() -> None:
+        def advance(outcome: Outcome) -> None:
             nonlocal done
             done += 1
             bar.update(task, advance=1, problem=names[min(done, len(names) - 1)], step=0)
