@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-
-import torch
 
 from .ensemble import Block, Ensemble
 from .progress import Progress
@@ -38,7 +37,8 @@ class Dask:
     Args:
         address: of a scheduler that is running, "tcp://host:8786"; None starts workers on this machine, and ends them.
         workers: how many to start; the number of cores if left out.
-        threads: of each worker; the cores divided by the workers if left out, and 1 for those of an address.
+        threads: of each worker; if left out those that the folder was begun with, and for a new one the cores divided
+            by the workers, 1 for those of an address.
         retries: how often a micro-batch may lose its worker before that is an error.
 
     Raises:
@@ -64,7 +64,7 @@ class Dask:
             )
 
     def fitted(self, ensemble: Ensemble) -> Ensemble:
-        """The ensemble with the number of threads that workers compute with."""
+        """A new ensemble with the number of threads that workers compute with."""
         return replace(ensemble, threads=self._threads())
 
     def run(self, ensemble: Ensemble, store: Store, todo: list[Block], bar: Progress) -> None:
@@ -123,7 +123,11 @@ class Dask:
                 return
             with (
                 LocalCluster(
-                    n_workers=self._count(), threads_per_worker=1, memory_limit=0, dashboard_address=None
+                    n_workers=self._count(),
+                    threads_per_worker=1,
+                    memory_limit=0,
+                    dashboard_address=None,
+                    silence_logs=logging.ERROR,
                 ) as cluster,
                 Client(cluster) as client,
             ):
@@ -144,8 +148,6 @@ def _compute(name: str, block: Block) -> int:
     setting = get_worker().plugins[name]
     assert isinstance(setting, _Setting)
     ensemble = setting.ensemble
-    if ensemble.threads is not None:
-        torch.set_num_threads(ensemble.threads)
     here = machine(ensemble.device, ensemble.threads)
     if here != setting.machine:
         differing = ", ".join(f"{key} {setting.machine[key]} there and {here[key]} here" for key in here)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,7 +185,7 @@ class Ensemble:
         inside = shape if cloud is None else (cloud, *shape)
         like = torch.empty(size, *inside, dtype=self.dtype, device=self.device)
         failed = torch.zeros(size * kept, dtype=torch.int32, device=self.device)
-        with torch.no_grad():
+        with threads_of(self.threads), torch.no_grad():
             x = self._first(chunk, prior, like, members, random)
             iterates = self.solver.iterate(chunk, prior, x, random)  # type: ignore[arg-type]
             expected = (size, kept, *shape) if self.dependent else (size, *shape)
@@ -222,6 +223,20 @@ class Ensemble:
         picked = self.start[[j for _, j in members]] if self.start.shape[0] > 1 else self.start
         x = (picked if self.cloud is None else picked[:, None]).expand_as(like).clone()
         return x if self.start_sigma is None else x + self.start_sigma * random.normal(like)
+
+
+@contextmanager
+def threads_of(count: int | None) -> Iterator[None]:
+    """So many threads of the CPU while the block runs, as their number can change the last bits; None: as it is."""
+    before = torch.get_num_threads()
+    if count is None or count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Counted(Prior):

@@ -8,7 +8,7 @@ import numbers
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from .priors.base import Prior, as_prior
 from .random import MemberRandom
 from .sampling import sample
 from .solvers import Solver
+
+if TYPE_CHECKING:
+    from .distributed import Dask
 
 __all__ = ["Restoration", "check_sigma", "figures", "load_prior", "pick_device", "restore", "simulate_measurement"]
 
@@ -79,6 +82,8 @@ def restore(
     truth: Any = None,
     alpha: Alpha = "refuse",
     micro_batch: int | None = None,
+    store: str | os.PathLike[str] | None = None,
+    engine: str | Dask | None = None,
     operator_options: Mapping[str, Any] | None = None,
     prior_options: Mapping[str, Any] | None = None,
     solver_options: Mapping[str, Any] | None = None,
@@ -105,6 +110,8 @@ def restore(
             it where it has the dtype of `image`.
         alpha: refuse an alpha channel, or flatten the image on "white" or "black".
         micro_batch: members per batch; less needs less memory.
+        store: a folder that keeps the draws as they come, and from which the same call goes on (`sample`).
+        engine: "dask" or `invdiff.distributed.Dask(...)`, for draws on workers, which write to `store`.
         operator_options, prior_options, solver_options: settings of what is given by name.
 
     Raises:
@@ -155,7 +162,16 @@ def restore(
     likelihood = Likelihood(y.to(where), forward.to(where), GaussianNoise(level))
     count = int(draws) if getattr(chosen, "stochastic", True) else 1
     posterior = sample(
-        chosen, likelihood, slot, draws=count, seed=seed, device=where, micro_batch=micro_batch, progress=progress
+        chosen,
+        likelihood,
+        slot,
+        draws=count,
+        seed=seed,
+        device=where,
+        micro_batch=micro_batch,
+        store=store,
+        engine=engine,
+        progress=progress,
     )
     result = posterior.draws.detach()
     centre = posterior.mean()

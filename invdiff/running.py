@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -105,14 +105,13 @@ def in_folder(
     from .stored import Stored
 
     asked = ensemble.size
-    if engine is not None:
-        ensemble = engine.fitted(ensemble)
     while True:
         if not store.exists:
+            if engine is not None:
+                ensemble = engine.fitted(ensemble)
             store.create(ensemble, draws)
-        elif micro_batch is None:
-            # One that was made smaller for want of memory stays so.
-            ensemble = replace(ensemble, size=int(store.attributes()["settings"]["micro_batch"]))
+        else:
+            ensemble = _as_begun(ensemble, store.attributes()["settings"], micro_batch, engine)
         try:
             with store.locked():
                 store.require_same(ensemble)
@@ -136,6 +135,16 @@ def in_folder(
             stacklevel=3,
         )
     return Posterior(stored, record | {"micro_batch_asked": asked}, ensemble.label)
+
+
+def _as_begun(ensemble: Ensemble, settings: dict[str, Any], micro_batch: int | None, engine: Dask | None) -> Ensemble:
+    """The ensemble with what a folder was begun with and the caller left open: threads, and the micro-batch.
+
+    A micro-batch that was made smaller for want of memory stays so.
+    """
+    if micro_batch is None:
+        ensemble = replace(ensemble, size=int(settings["micro_batch"]))
+    return replace(ensemble, threads=(engine and engine.threads) or settings["machine"]["threads"])
 
 
 def say_failed(posterior: Posterior, solver: Solver) -> None:

@@ -103,11 +103,9 @@ class Store:
         if differing:
             named = "; ".join(f"{key} {a} there and {b} here" for key, a, b in differing[:4])
             more = f"; and {len(differing) - 4} more" if len(differing) > 4 else ""
-            threads = any(key == "machine.threads" for key, _, _ in differing)
-            cure = f"torch.set_num_threads({begun['machine']['threads']})" if threads else "the same settings"
             raise ValueError(
                 f"{self.path} was begun with other settings ({named}{more}): its draws would not be of one ensemble; "
-                f"use {cure}, or another folder."
+                "use the same settings, or another folder."
             )
 
     @contextmanager
