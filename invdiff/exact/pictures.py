@@ -148,11 +148,12 @@ def _marginal(axes: Any, marginal: Marginal) -> None:
     # A few draws far out are left to the edge, and do not squeeze the rest into one bin.
     low, high = (float(both.quantile(q)) for q in (0.002, 0.998))
     reach = max(high - low, 1e-6 * max(abs(high), 1.0))
-    edges = torch.linspace(low - 0.05 * reach, high + 0.05 * reach, 33).tolist()
+    # The same bins for both: a narrow mode would look lower in wider ones.
+    bins = 32 if len(marginal.sampled) >= 256 else 16
+    edges = torch.linspace(low - 0.05 * reach, high + 0.05 * reach, bins + 1).tolist()
     axes.hist(marginal.exact.tolist(), edges, density=True, color=_EXACT)
     if len(marginal.sampled) > 1:
-        wide = edges[::2]
-        axes.hist(marginal.sampled.tolist(), wide, density=True, histtype="step", color=_SAMPLED, lw=1.8)
+        axes.hist(marginal.sampled.tolist(), edges, density=True, histtype="step", color=_SAMPLED, lw=1.8)
     else:
         axes.axvline(float(marginal.sampled[0]), color=_SAMPLED, lw=2)
     axes.set_title(marginal.title, fontsize=8.5)

@@ -108,6 +108,13 @@ def test_ddrm_under_blur_and_where_it_does_not_apply():
     assert set(report.shown) == {BLUR}
 
 
+def test_too_few_steps_of_tds_are_told_though_no_draw_is_infinite():
+    (outcome,) = quick(solvers.load("tds", steps=5, particles=2), BLUR).outcomes
+    assert outcome.grade == "wrong"
+    assert outcome.figures["spread_observed"] > 1.5
+    assert outcome.words.endswith("do not use its std as an error bar")
+
+
 def test_a_point_estimate_has_no_error_bars():
     report = quick(solvers.load("pnp_admm", iterations=5), DENOISE)
     assert report.outcomes[0].mode == "point"
@@ -190,6 +197,10 @@ def test_the_picture_has_a_row_for_each_problem_and_twelve_at_most():
     figure = report.picture()
     (part,) = figure.subfigs
     assert [axes.get_xlabel() for axes in part.axes] == ["value", "value", "value", "nominal level, %"]
+    # Exact and sampled draws stand in the same bins.
+    bars, outline = part.axes[0].patches[:-1], part.axes[0].patches[-1]
+    edges = sorted({bar.get_x() for bar in bars} | {bars[-1].get_x() + bars[-1].get_width()})
+    assert sorted(set(outline.get_path().vertices[:, 0])) == pytest.approx(edges)
     many = tuple(replace(report.outcomes[0], problem=f"copy {k}") for k in range(30))
     crowd = Report(report.solver, many, {o.problem: report.shown[DENOISE] for o in many}, 30).picture()
     assert len(crowd.subfigs) == 10
