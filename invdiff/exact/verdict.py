@@ -204,6 +204,8 @@ def overall(outcomes: Sequence[Outcome]) -> str:
     bad = [outcome for outcome in ran if outcome.grade == "wrong"]
     if not bad and not near:
         return f"Within the Monte Carlo floor of exact draws on {_all(ran)}: its error bars can be used.{rest}"
+    if not bad and not good:
+        return f"Close to exact draws on {_all(ran)}: its error bars can be used as a rough guide.{rest}"
     if not bad:
         return (
             f"Within the Monte Carlo floor of exact draws on {len(good)} of {len(ran)}, close to it on the others: "

@@ -95,6 +95,10 @@ def test_a_point_estimate_is_not_judged_for_a_spread():
             "used as a rough guide.",
         ),
         (
+            [outcome("a", "close"), outcome("b", "close")],
+            "Close to exact draws on all 2: its error bars can be used as a rough guide.",
+        ),
+        (
             [outcome("a", "wrong", spread_observed=0.5, coverage90=0.6), outcome("b", "wrong", spread_observed=0.9)],
             "Do not use its std as an error bar: wrong on all 2; there its spread is 0.50 to 0.90 of the true one, and "
             "its 90 % intervals hold the truth 60 % of the time.",
