@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from invdiff.priors.network import from_network
     from invdiff.priors.nlm import NonLocalMeans
     from invdiff.priors.smooth import Bilateral, GaussianBlur, Median
+    from invdiff.priors.tiled import Tiled
     from invdiff.priors.tv import TV
     from invdiff.priors.wavelet import Wavelet
     from invdiff.priors.weights import load_state_dict
@@ -44,6 +45,7 @@ __all__ = [
     "Median",
     "NonLocalMeans",
     "Prior",
+    "Tiled",
     "Wavelet",
     "as_prior",
     "from_deepinv",
@@ -71,6 +73,7 @@ _HOME = {
     "Median": "smooth",
     "NonLocalMeans": "nlm",
     "TV": "tv",
+    "Tiled": "tiled",
     "Wavelet": "wavelet",
     "from_deepinv": "adapters",
     "from_diffusers": "diffusers_adapter",

@@ -57,6 +57,16 @@ class Prior(ABC):
     differentiable: bool = True
     jacobian_limit: float = 1.0
 
+    @property
+    def receptive_radius(self) -> int | None:
+        """Pixels beyond which an input pixel cannot change an output pixel; None where that is not known."""
+        return None
+
+    @property
+    def stride(self) -> int:
+        """An image cut at multiples of this many pixels is treated as the whole image is, away from the cut."""
+        return 1
+
     def __repr__(self) -> str:
         shape = getattr(self, "in_shape", None)
         if shape is not None:

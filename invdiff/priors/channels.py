@@ -145,6 +145,16 @@ class ColourThroughGray(_Adapted):
         levels = (sigma[:, None] * scale.flatten()).flatten()
         return opponent((self.prior(planes, levels).reshape(x.shape) - shift) / scale, inverse=True)
 
+    @property
+    def receptive_radius(self) -> int | None:
+        """That of the gray prior: the change of colours is one of single pixels."""
+        return self.prior.receptive_radius
+
+    @property
+    def stride(self) -> int:
+        """That of the gray prior."""
+        return self.prior.stride
+
     def around(self, prior: Prior) -> Prior:
         return ColourThroughGray(prior, self.channels or 1)
 

@@ -78,6 +78,11 @@ class DnCNN(CNNPrior):
 
     name = "dncnn"
 
+    @property
+    def receptive_radius(self) -> int:
+        """Half a kernel of every layer."""
+        return _reach(self.network)
+
     @classmethod
     def from_file(
         cls,
@@ -137,6 +142,12 @@ class FFDNet(CNNPrior):
     """
 
     name = "ffdnet"
+    stride = 2
+
+    @property
+    def receptive_radius(self) -> int:
+        """Half a kernel of every layer, at half resolution, and the other pixel of a pair."""
+        return 2 * _reach(self.network) + 1
 
     @classmethod
     def from_file(cls, path: str | Path, *, sigma_range: tuple[float, float] | None = None, **options: Any) -> Self:
@@ -175,6 +186,13 @@ class DRUNet(CNNPrior):
     """
 
     name = "drunet"
+    stride = 8
+
+    @property
+    def receptive_radius(self) -> int:
+        """A pixel for every convolution of 3x3, 2^l at scale l, and what the changes of scale join."""
+        blocks = len(self.network.m_body)  # type: ignore[arg-type]
+        return 2 + 2 * blocks * (2 * (1 + 2 + 4) + 8) + 2 * (self.stride - 1)
 
     @classmethod
     def from_file(cls, path: str | Path, *, sigma_range: tuple[float, float] | None = None, **options: Any) -> Self:
@@ -274,6 +292,11 @@ class _Stack(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
+
+
+def _reach(network: nn.Module) -> int:
+    """Pixels that a stack of convolutions looks to each side."""
+    return sum(layer.kernel_size[0] // 2 for layer in network.modules() if isinstance(layer, nn.Conv2d))
 
 
 def _depth(state: Mapping[str, Tensor]) -> int:

@@ -70,6 +70,11 @@ class DiffusionPrior(NetworkPrior):
         return self.network.receptive_radius
 
     @property
+    def stride(self) -> int:
+        """An image cut at multiples of this many pixels is treated as the whole image is, away from the cut."""
+        return self.network.stride
+
+    @property
     def sha256(self) -> str:
         """The SHA-256 of the names and values of the weights, the one that records hold."""
         return str(weight_hash(self))

@@ -95,6 +95,11 @@ class ConvertedPrior(NetworkPrior):
                 run = copy.deepcopy(run).double() if held == torch.float64 else copy.deepcopy(run).float()
         self._run: Callable[..., Tensor] = torch.compile(run) if self.compiled else run
 
+    @property
+    def stride(self) -> int:
+        """An image cut at multiples of this many pixels is treated as the whole image is, away from the cut."""
+        return self.multiple
+
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         z, level, output = self.run(x, sigma)
         return self.read(self.predicts, z, level, output, x)
