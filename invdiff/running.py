@@ -109,21 +109,22 @@ def in_folder(
         if not store.exists:
             if engine is not None:
                 ensemble = engine.fitted(ensemble)
-            store.create(ensemble, draws)
+            store.create(ensemble, draws, asked)
         else:
-            ensemble = _as_begun(ensemble, store.attributes()["settings"], micro_batch, engine)
-        try:
-            with store.locked():
-                store.require_same(ensemble)
+            ensemble = _as_begun(ensemble, store.attributes(), micro_batch, engine)
+        with store.locked():
+            store.require_same(ensemble)
+            try:
                 interrupted = _fill(ensemble, draws, store, engine, on_step, progress)
-            break
-        except _TooLarge as error:
-            stored = Stored(store.path)
-            if stored.done.any():
-                kept = f"{stored.finished} of {draws} draws are kept in {store.path}"
-                raise _stopped(ensemble, kept, " and another folder, or make memory free and run it again") from error
-            store.remove()
-            ensemble, micro_batch = _smaller(ensemble, error), ensemble.size // 2
+                break
+            except _TooLarge as error:
+                stored = Stored(store.path)
+                if stored.done.any():
+                    kept = f"{stored.finished} of {draws} draws are kept in {store.path}"
+                    cure = " and another folder, or make memory free and run it again"
+                    raise _stopped(ensemble, kept, cure) from error
+                ensemble = _smaller(ensemble, error)
+                store.remove()
     stored = Stored(store.path)
     record = stored.record(draws)
     if interrupted:
@@ -134,15 +135,16 @@ def in_folder(
             "go on.",
             stacklevel=3,
         )
-    return Posterior(stored, record | {"micro_batch_asked": asked}, ensemble.label)
+    return Posterior(stored, record, ensemble.label)
 
 
-def _as_begun(ensemble: Ensemble, settings: dict[str, Any], micro_batch: int | None, engine: Dask | None) -> Ensemble:
+def _as_begun(ensemble: Ensemble, begun: dict[str, Any], micro_batch: int | None, engine: Dask | None) -> Ensemble:
     """The ensemble with what a folder was begun with and the caller left open: threads, and the micro-batch.
 
-    A micro-batch that was made smaller for want of memory stays so.
+    A micro-batch that was made smaller for want of memory stays so, also where it is asked for in full again.
     """
-    if micro_batch is None:
+    settings = begun["settings"]
+    if micro_batch in (None, begun["micro_batch_asked"]):
         ensemble = replace(ensemble, size=int(settings["micro_batch"]))
     return replace(ensemble, threads=(engine and engine.threads) or settings["machine"]["threads"])
 
@@ -221,8 +223,8 @@ def out_of_memory(error: BaseException) -> bool:
     ... )
     (True, False)
     """
-    said = str(error)
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in said
+    said = ("can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in said)
 
 
 def _smaller(ensemble: Ensemble, error: Exception) -> Ensemble:

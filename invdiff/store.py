@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
-import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,10 +30,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from . import folders
 from .ensemble import Block, Ensemble, Outcome
 from .operators import Operator
 from .record import environment, own_constants, weight_hash
-from .stored import MARK, STATS, Stored, open_root, read_attributes
+from .stored import MARK, STATS, Place, Stored, open_root, read_attributes
 
 if TYPE_CHECKING:
     import zarr
@@ -47,6 +48,7 @@ class Store:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._identity: tuple[int, int] | None = None
+        self._stored: Stored | None = None
 
     @property
     def exists(self) -> bool:
@@ -54,15 +56,16 @@ class Store:
         return self.path.exists()
 
     def attributes(self) -> dict[str, Any]:
-        """What the root says of the ensemble.
-
-        Raises:
-            FileExistsError: the path holds something else.
-        """
+        """What the root says of the ensemble; raises what `stored.read_attributes` does."""
         return read_attributes(self.path)
 
-    def create(self, ensemble: Ensemble, draws: int) -> None:
+    def create(self, ensemble: Ensemble, draws: int, asked: int) -> None:
         """Lay the folder out for so many draws of every measurement, whole or not at all.
+
+        Args:
+            ensemble: as it is computed.
+            draws: per measurement.
+            asked: members of a micro-batch before there was too little memory for them.
 
         Raises:
             FileNotFoundError: there is no folder to put it in.
@@ -72,11 +75,12 @@ class Store:
         parent = self.path.resolve().parent
         if not parent.is_dir():
             raise FileNotFoundError(f"There is no folder {parent} to keep {self.path.name} in: make it first.")
-        self._require_room(ensemble, draws, parent)
-        part = parent / f".{self.path.name}.{uuid.uuid4().hex}.part"
+        self._require_room(ensemble, draws * ensemble.measurements, draws, parent)
+        target = parent / self.path.name
+        folders.sweep(target)
+        part, handle = folders.beside(target)
         try:
-            part.mkdir()
-            self._lay_out(part, ensemble, draws)
+            self._lay_out(part, ensemble, draws, asked)
             os.rename(part, self.path)
         except OSError as error:
             if self.path.exists():
@@ -87,10 +91,11 @@ class Store:
             raise
         finally:
             shutil.rmtree(part, ignore_errors=True)
+            os.close(handle)
 
     def remove(self) -> None:
-        """Take the folder away, where it is to be laid out anew."""
-        shutil.rmtree(self.path)
+        """Take the folder away, at once, where it is to be laid out anew."""
+        folders.remove(self.path)
 
     def require_same(self, ensemble: Ensemble) -> None:
         """Refuse to go on with other settings than those the ensemble was begun with.
@@ -115,47 +120,62 @@ class Store:
         Raises:
             BlockingIOError: another process writes to it.
         """
-        import fcntl
-
-        handle = os.open(self.path, os.O_RDONLY)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise BlockingIOError(
-                    f"{self.path} is being written to by another process: wait for it, or choose another folder."
-                ) from error
-            found = os.fstat(handle)
-            self._identity = (found.st_dev, found.st_ino)
-            # What an earlier process had begun to write when it was killed.
-            for left in self.path.rglob("*.partial"):
-                left.unlink(missing_ok=True)
+            handle = folders.locked(self.path)
+        except BlockingIOError as error:
+            raise BlockingIOError(
+                f"{self.path} is being written to by another process: wait for it, or choose another folder."
+            ) from error
+        try:
+            self._identity = None
+            self._require_there()
+            self._clean()
             yield
+            self._clean()
         finally:
+            self._stored = None
             os.close(handle)
+
+    def _clean(self) -> None:
+        """Remove what processes had begun to write when they were killed."""
+        for left in self.path.rglob("*.partial"):
+            left.unlink(missing_ok=True)
 
     def prepare(self, ensemble: Ensemble, draws: int) -> list[Block]:
         """Make room for `draws` where there is less, and name the micro-batches that are not there yet.
 
-        A micro-batch whose chunk was damaged since is computed again, with a warning.
+        A micro-batch of which a file was damaged since is computed again, with a warning.
+
+        Raises:
+            OSError: the disk is too small for what is missing.
         """
         stored = Stored(self.path)
-        if draws > stored.shape[0]:
-            self._require_room(ensemble, draws - stored.shape[0], self.path)
-            self._extend(ensemble, draws)
-            stored = Stored(self.path)
-        todo = []
-        for block in ensemble.blocks(draws):
-            place = ensemble.place(block, stored.shape[0])
-            if not stored.done[place].all():
-                todo.append(block)
-            elif (file := stored.damaged(place)) is not None:
-                warnings.warn(
-                    f"{file} is damaged: the draws {place[0].start} to {place[0].stop - 1} are computed again.",
-                    stacklevel=4,
-                )
-                todo.append(block)
+        more = draws > stored.shape[0]
+        rows = max(draws, stored.shape[0])
+        todo = [block for block in ensemble.blocks(draws) if self._missing(stored, ensemble.place(block, rows))]
+        members = sum(math.prod(part.stop - part.start for part in ensemble.place(block, rows)) for block in todo)
+        self._require_room(ensemble, members, draws, self.path)
+        if more:
+            self._extend(draws)
+        self._stored = Stored(self.path, "r+")
         return todo
+
+    @staticmethod
+    def _missing(stored: Stored, place: Place) -> bool:
+        """Whether a micro-batch is not there, whole or in part; of one that is not, nothing is left to stumble on."""
+        rows, columns = place
+        files = {name: stored.file(name, rows.start, columns.start) for name in ("done", "x", *STATS)}
+        there = slice(rows.start, min(rows.stop, stored.shape[0])), columns
+        if there[0].start < there[0].stop and files["done"].exists():
+            file = stored.damaged(there)
+            if file is None:
+                return there != place or not stored.stat("done", place).all()
+            warnings.warn(
+                f"{file} is damaged: the draws {rows.start} to {there[0].stop - 1} are computed again.", stacklevel=5
+            )
+        for file in files.values():
+            file.unlink(missing_ok=True)
+        return True
 
     def write(self, ensemble: Ensemble, block: Block, outcome: Outcome) -> None:
         """Keep what a micro-batch gave, and then mark it done.
@@ -166,47 +186,40 @@ class Store:
             ValueError: draws that are there already came out differently.
         """
         self._require_there()
-        root: Any = open_root(self.path, "r+")
-        stored = Stored(self.path)
+        if self._stored is None:
+            self._stored = Stored(self.path, "r+")
+        stored = self._stored
         place = ensemble.place(block, stored.shape[0])
         rows, columns = (where.stop - where.start for where in place)
         draws = outcome.draws[:rows, :columns].cpu().numpy()
-        standing = stored.done[place]
-        if standing.any() and stored.damaged(place) is None:
-            before = stored.read(place)
-            if not np.array_equal(before[standing], draws[standing], equal_nan=True):
-                raise ValueError(
-                    f"Draws {place[0].start} to {place[0].stop - 1} came out otherwise than those that {self.path} "
-                    "holds: this machine does not compute the same bits; use another folder for its draws."
-                )
+        standing = stored.stat("done", place)
+        if standing.any() and not np.array_equal(stored.read(place)[standing], draws[standing], equal_nan=True):
+            raise ValueError(
+                f"Draws {place[0].start} to {place[0].stop - 1} came out otherwise than those that {self.path} "
+                "holds: this machine does not compute the same bits; use another folder for its draws."
+            )
         failed = outcome.failed[:rows, :columns].cpu().numpy()
         values = {
+            "x": draws,
             "failed_step": failed,
             "nfe": np.full(failed.shape, outcome.nfe, np.int32),
             "nfe_backward": np.full(failed.shape, outcome.nfe_backward, np.int32),
             "done": np.ones(failed.shape, bool),
         }
         try:
-            self._put(root["posterior/x"], place, draws, stored.batched)
             for name, value in values.items():
-                self._put(root[f"sample_stats/{name}"], place, value, stored.batched)
+                stored.put(name, place, value)
         except OSError as error:
             self._require_there()
-            count = int(stored.done.all(1).sum())
             free = shutil.disk_usage(self.path).free
             raise OSError(
                 error.errno,
-                f"{self.path} could not be written to ({error.strerror}; {free / 1e6:.0f} MB are free): "
-                f"{count} of {stored.shape[0]} draws are kept; make room and run it again to go on",
+                f"{self.path} could not be written to ({error.strerror or error}; {free / 1e6:.0f} MB are free): "
+                f"{Stored(self.path).finished} of {stored.shape[0]} draws are kept; make room and run it again to go "
+                "on",
             ) from error
 
-    def _put(self, array: zarr.Array, place: tuple[slice, slice], value: np.ndarray, batched: bool) -> None:
-        if batched:
-            array[0, place[0], place[1]] = value
-        else:
-            array[0, place[0]] = value[:, 0]
-
-    def _lay_out(self, folder: Path, ensemble: Ensemble, draws: int) -> None:
+    def _lay_out(self, folder: Path, ensemble: Ensemble, draws: int, asked: int) -> None:
         import zarr
 
         settings = ensemble.settings()
@@ -216,10 +229,11 @@ class Store:
             "label": ensemble.label,
             "settings": settings,
             "settings_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+            "micro_batch_asked": asked,
             "seed": ensemble.seed,
             "scheme": settings["scheme"],
             "weights_sha256": weight_hash(ensemble.prior),
-            "environment": environment(ensemble.device),
+            "environment": environment(ensemble.device) | {"threads": settings["machine"]["threads"]},
             "creation_library": "invdiff",
         }
         root = zarr.create_group(folder, zarr_format=3, attributes=attributes)
@@ -243,7 +257,7 @@ class Store:
                 _constant(root, f"constant_data/{name}", value)
         _consolidate(folder)
 
-    def _extend(self, ensemble: Ensemble, draws: int) -> None:
+    def _extend(self, draws: int) -> None:
         root: Any = open_root(self.path, "r+")
         for name in ("posterior/x", *(f"sample_stats/{stat}" for stat in STATS)):
             array = root[name]
@@ -255,19 +269,21 @@ class Store:
             found = os.stat(self.path)
         except FileNotFoundError:
             found = None
-        if found is None or self._identity not in (None, (found.st_dev, found.st_ino)):
+        here = None if found is None else (found.st_dev, found.st_ino)
+        self._identity = self._identity or here
+        if here is None or here != self._identity:
             raise FileNotFoundError(
                 f"{self.path} was removed while it was being written to: nothing is left to go on with; run it again "
                 "from the start."
             )
 
     @staticmethod
-    def _require_room(ensemble: Ensemble, draws: int, folder: Path) -> None:
-        needed = draws * ensemble.measurements * int(np.prod(ensemble.shape)) * ensemble.dtype.itemsize
+    def _require_room(ensemble: Ensemble, members: int, draws: int, folder: Path) -> None:
+        needed = members * math.prod(ensemble.shape) * ensemble.dtype.itemsize
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise OSError(
-                f"{draws} draws take {needed / 1e6:.0f} MB, and {folder} has {free / 1e6:.0f} MB left: make room, "
+                f"{draws} draws take {needed / 1e6:.0f} MB more, and {folder} has {free / 1e6:.0f} MB left: make room, "
                 "choose another folder, or ask for fewer draws."
             )
 
@@ -310,7 +326,7 @@ def _consolidate(folder: Path) -> None:
     import zarr
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        warnings.filterwarnings("ignore", message=r"Consolidated metadata|Object at \.lock")
         zarr.consolidate_metadata(str(folder))
 
 

@@ -17,11 +17,20 @@ from torch import Tensor
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["MARK", "STATS", "Stored", "open_root", "read_attributes"]
+__all__ = ["MARK", "STATS", "DamagedError", "Place", "Stored", "open_root", "read_attributes"]
 
 MARK = "invdiff ensemble"
 STATS = {"done": "bool", "failed_step": "int32", "nfe": "int32", "nfe_backward": "int32"}
 Array = np.ndarray
+Place = tuple[slice, slice]
+
+
+class DamagedError(OSError):
+    """A file of an ensemble that cannot be read, and which one."""
+
+    def __init__(self, file: Path, sentence: str) -> None:
+        super().__init__(sentence)
+        self.file = file
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
@@ -30,12 +39,19 @@ def read_attributes(path: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: nothing is there.
         FileExistsError: something else is there.
+        OSError: it holds draws, but what says of which ensemble is damaged.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there: expected the folder of an ensemble, sample(..., store={path}).")
     try:
         found = json.loads((path / "zarr.json").read_text())["attributes"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if (path / "posterior" / "x" / "zarr.json").is_file():
+            raise DamagedError(
+                path / "zarr.json",
+                f"{path / 'zarr.json'} is damaged, which says what the draws beside it are of: restore it from a copy, "
+                "or choose another folder.",
+            ) from error
         found = {}
     if found.get("written_by") != MARK:
         raise FileExistsError(f"{path} is no ensemble of invdiff: choose another folder, or remove it.")
@@ -54,30 +70,31 @@ class Stored:
 
     Args:
         path: the folder.
+        mode: "r+" to write to it too.
 
     Raises:
-        FileNotFoundError, FileExistsError: as `read_attributes`.
-        OSError: a file of it is damaged.
+        FileNotFoundError, FileExistsError, OSError: as `read_attributes`.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], mode: str = "r") -> None:
         self.path = Path(path)
         self.attributes = read_attributes(self.path)
-        root: Any = open_root(self.path, "r")
-        self._x: Any = root["posterior/x"]
+        root: Any = open_root(self.path, mode)
+        self._arrays: dict[str, Any] = {"x": root["posterior/x"]} | {k: root[f"sample_stats/{k}"] for k in STATS}
+        self._x = self._arrays["x"]
         self.shape: tuple[int, ...] = tuple(self._x.shape[1:])
         self.batched: bool = self._x.metadata.dimension_names[2] == "measurement"
-        self.stats = {name: self._stat(root, name) for name in STATS}
+        self._sound: set[tuple[int, int]] = set()
 
-    @property
+    @cached_property
     def done(self) -> Array:
         """Whether each draw of each measurement is there, (draws, m)."""
-        return self.stats["done"]
+        return self.stat("done", self._whole)
 
-    @property
+    @cached_property
     def failed(self) -> Array:
         """The step at which each draw was no longer finite, 0 for those that are fine, (draws, m)."""
-        return self.stats["failed_step"]
+        return self.stat("failed_step", self._whole)
 
     @cached_property
     def finished(self) -> int:
@@ -90,90 +107,128 @@ class Stored:
         count = min(self.finished, draws or self.shape[0])
         failed = np.argwhere(self.failed[:count] > 0)
         return self.attributes["settings"] | {
+            "micro_batch_asked": self.attributes["micro_batch_asked"],
             "draws": count,
             "batched": self.batched,
             "failed": [
                 {"draw": int(k), "measurement": int(j), "step": int(self.failed[k, j])} for k, j in failed.tolist()
             ],
-            "nfe": int(self.stats["nfe"][:count].max(initial=0)),
-            "nfe_backward": int(self.stats["nfe_backward"][:count].max(initial=0)),
+            **{name: int(self.stat(name, self._whole)[:count].max(initial=0)) for name in ("nfe", "nfe_backward")},
             "interrupted": count < (draws or self.shape[0]),
             "environment": self.attributes["environment"],
             "store": str(self.path),
         }
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the draws."""
-        return torch.from_numpy(np.empty(0, self._x.dtype)).dtype
-
-    def read(self, place: tuple[slice, slice]) -> Array:
-        """The draws of some rows and measurements, (rows, measurements, *in_shape).
+    def stat(self, name: str, place: Place) -> Array:
+        """One of STATS for some draws, (rows, measurements).
 
         Raises:
-            OSError: a chunk is damaged.
+            DamagedError: a file of it cannot be read.
         """
-        rows, columns = place
-        try:
-            if self.batched:
-                return self._x[0, rows, columns]
-            return self._x[0, rows][:, None]
-        except Exception as error:
-            raise self._hurt(self.chunk(rows.start or 0, columns.start or 0), error) from error
+        return self._get(name, place)
+
+    def read(self, place: Place) -> Array:
+        """Some draws, (rows, measurements, *in_shape); not a number where they failed or are not there yet.
+
+        Raises:
+            DamagedError: a chunk cannot be read, or lacks a draw that is said to be done.
+        """
+        found = self._get("x", place)
+        gone = np.isnan(found.reshape(*found.shape[:2], -1)).any(2)
+        if gone.any():
+            gone &= self.stat("done", place) & (self.stat("failed_step", place) == 0)
+            if gone.any():
+                row, column = np.argwhere(gone)[0]
+                raise self._hurt("x", place[0].start + row, place[1].start + column, "draws are missing")
+        return found
+
+    def put(self, name: str, place: Place, value: Array) -> None:
+        """Write "x" or one of STATS for some draws, (rows, measurements, ...)."""
+        if self.batched:
+            self._arrays[name][0, place[0], place[1]] = value
+        else:
+            self._arrays[name][0, place[0]] = value[:, 0]
 
     def blocks(self, count: int) -> Iterator[Tensor]:
         """The first `count` draws, a chunk's rows at a time, (k, [m,] *in_shape)."""
         step = self._x.chunks[1]
         for first in range(0, count, step):
-            part = torch.from_numpy(self.read((slice(first, min(first + step, count)), slice(0, self.done.shape[1]))))
+            part = torch.from_numpy(self.read((slice(first, min(first + step, count)), self._whole[1])))
             yield part if self.batched else part[:, 0]
 
     def slab(self, count: int, values: slice) -> Array:
-        """Some values of the flattened images of the first `count` draws, (count, m, values); the rest is not read."""
+        """Some values of the flattened images of the first `count` draws, (count, m, values).
+
+        A chunk is read whole once, for its checksum; of the next slabs nothing else is.
+        """
         inside = self.shape[2:] if self.batched else self.shape[1:]
         start, stop, _ = values.indices(math.prod(inside))
-        out = np.full((count, self.done.shape[1], stop - start), np.nan, self._x.dtype)
+        out = np.full((count, self._measurements, stop - start), np.nan, self._x.dtype)
         down, across = self._x.chunks[1], self._x.chunks[2] if self.batched else 1
         for first in range(0, count, down):
             for j in range(0, out.shape[1], across):
-                file = self.chunk(first, j)
-                if not file.exists():
-                    continue
-                rows, columns = min(down, count - first), min(across, out.shape[1] - j)
-                try:
+                place = slice(first, min(first + down, count)), slice(j, min(j + across, out.shape[1]))
+                if (first, j) not in self._sound:
+                    self.read(place)
+                    self._sound.add((first, j))
+                file = self.file("x", first, j)
+                # A chunk of draws that all failed is not written.
+                if file.exists():
                     whole = np.memmap(file, self._x.dtype, "r", shape=(down, across, math.prod(inside)))
-                except ValueError as error:
-                    raise self._hurt(file, error) from error
-                out[first : first + rows, j : j + columns] = whole[:rows, :columns, start:stop]
+                    out[place] = whole[: out[place].shape[0], : out[place].shape[1], start:stop]
         return out
 
-    def chunk(self, row: int, column: int) -> Path:
-        """The file that holds a draw of a measurement."""
-        index = [0, row // self._x.chunks[1]]
+    def file(self, name: str, row: int, column: int) -> Path:
+        """The file that holds "x", or one of STATS, of a draw of a measurement."""
+        array = self._arrays[name]
+        index = [0, row // array.chunks[1]]
         if self.batched:
-            index.append(column // self._x.chunks[2])
-        index += [0] * (len(self.shape) + 1 - len(index))
-        return self.path.joinpath("posterior", "x", "c", *map(str, index))
+            index.append(column // array.chunks[2])
+        index += [0] * (array.ndim - len(index))
+        return self.path.joinpath("posterior" if name == "x" else "sample_stats", name, "c", *map(str, index))
 
-    def damaged(self, place: tuple[slice, slice]) -> Path | None:
-        """The chunk of some draws that are said to be done, where it cannot be read or lacks one of them."""
+    def damaged(self, place: Place) -> Path | None:
+        """A file of the draws of one micro-batch that cannot be read, or lacks one of them; None where all is well."""
         try:
-            found = self.read(place)
-        except OSError:
-            return self.chunk(place[0].start, place[1].start)
-        gone = np.isnan(found.reshape(*found.shape[:2], -1)).any(2) & (self.failed[place] == 0) & self.done[place]
-        return self.chunk(place[0].start, place[1].start) if gone.any() else None
+            for name in STATS:
+                self.stat(name, place)
+            self.read(place)
+        except DamagedError as error:
+            return error.file
+        return None
 
-    def _stat(self, root: zarr.Group, name: str) -> Array:
-        array: Any = root[f"sample_stats/{name}"]
+    @property
+    def _measurements(self) -> int:
+        return self.shape[1] if self.batched else 1
+
+    @property
+    def _whole(self) -> Place:
+        return slice(0, self.shape[0]), slice(0, self._measurements)
+
+    def _get(self, name: str, place: Place) -> Array:
+        rows, columns = place
+        array = self._arrays[name]
         try:
-            found = array[0]
+            return array[0, rows, columns] if self.batched else array[0, rows][:, None]
         except Exception as error:
-            raise self._hurt(self.path / "sample_stats" / name, error) from error
-        return found if self.batched else found[:, None]
+            raise self._culprit(name, place, error) from error
 
-    def _hurt(self, file: Path, error: Exception) -> OSError:
-        return OSError(
-            f"{file} is damaged ({type(error).__name__}: {error}): run the same sample(..., store={self.path.name!r}) "
-            "again, which computes its draws anew, or restore it from a copy."
+    def _culprit(self, name: str, place: Place, error: Exception) -> DamagedError:
+        """The first chunk of some draws that cannot be read alone."""
+        array, (rows, columns) = self._arrays[name], place
+        across = array.chunks[2] if self.batched else 1
+        for row in range(rows.start, rows.stop, array.chunks[1]):
+            for column in range(columns.start, columns.stop, across):
+                try:
+                    _ = array[0, row, column] if self.batched else array[0, row]
+                except Exception:
+                    return self._hurt(name, row, column, f"{type(error).__name__}: {error}")
+        return self._hurt(name, rows.start, columns.start, f"{type(error).__name__}: {error}")
+
+    def _hurt(self, name: str, row: int, column: int, why: str) -> DamagedError:
+        file = self.file(name, int(row), int(column))
+        return DamagedError(
+            file,
+            f"{file} is damaged ({why}): run the same sample(..., store={self.path.name!r}) again, which computes its "
+            "draws anew, or restore it from a copy.",
         )
