@@ -110,10 +110,7 @@ class PointSolver:
 
     def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
         """Refuse what this solver cannot do, in a sentence."""
-        if likelihood is None:
-            raise CapabilityError(
-                f"{type(self).__name__} needs a likelihood: to draw from the prior alone use DDPM or Heun."
-            )
+        likelihood = require_likelihood(self, likelihood)
         if not isinstance(likelihood.operator, LinearOperator):
             kind = type(likelihood.operator).__name__
             raise CapabilityError(
@@ -137,6 +134,15 @@ class PointSolver:
         share = torch.linspace(0, 1, self.iterations, dtype=torch.float64).flip(0)[:, None]
         levels = (math.log(start) * share + end.log() * (1 - share)).exp().clamp(low, high)
         return list(levels.to(like).expand(-1, like.shape[0]))
+
+
+def require_likelihood(solver: object, likelihood: Likelihood | None) -> Likelihood:
+    """The likelihood; refuse to draw from the prior alone."""
+    if likelihood is None:
+        raise CapabilityError(
+            f"{type(solver).__name__} needs a likelihood: to draw from the prior alone use DDPM or Heun."
+        )
+    return likelihood
 
 
 def instead(likelihood: Likelihood, denoiser: Prior | None = None) -> str:

@@ -17,7 +17,15 @@ from ..priors.base import Prior
 from ..random import MemberRandom
 from ..schedule import noise_levels
 from ..transitions import ddim
-from .base import CapabilityError, DiffusionSolver, Margins, instead, require_count, require_positive
+from .base import (
+    CapabilityError,
+    DiffusionSolver,
+    Margins,
+    instead,
+    require_count,
+    require_likelihood,
+    require_positive,
+)
 
 __all__ = ["DAPS"]
 
@@ -82,8 +90,7 @@ class DAPS(DiffusionSolver):
     def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
         """Refuse what this solver cannot do, in a sentence."""
         super().check(likelihood, denoiser)
-        if likelihood is None:
-            raise CapabilityError("DAPS needs a likelihood: to draw from the prior alone use DDPM or Heun.")
+        likelihood = require_likelihood(self, likelihood)
         if not isinstance(likelihood.noise, GaussianNoise):
             raise CapabilityError(
                 f"DAPS takes Langevin steps for Gaussian noise; this is {type(likelihood.noise).__name__}. "

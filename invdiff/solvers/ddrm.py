@@ -13,7 +13,7 @@ from torch import Tensor
 from ..likelihood import Likelihood
 from ..priors.base import Prior
 from ..random import MemberRandom
-from .base import CapabilityError, DiffusionSolver, Margins, SingularCoordinates, require_svd
+from .base import DiffusionSolver, Margins, SingularCoordinates, require_likelihood, require_svd
 
 __all__ = ["DDRM"]
 
@@ -65,8 +65,7 @@ class DDRM(DiffusionSolver):
     def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
         """Refuse what this solver cannot do, in a sentence."""
         super().check(likelihood, denoiser)
-        if likelihood is None:
-            raise CapabilityError("DDRM needs a likelihood: to draw from the prior alone use DDPM or Heun.")
+        likelihood = require_likelihood(self, likelihood)
         require_svd(self, likelihood)
 
     def start(self, likelihood: Likelihood | None, denoiser: Prior, like: Tensor, random: MemberRandom) -> Tensor:

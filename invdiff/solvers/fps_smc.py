@@ -14,7 +14,7 @@ from ..clouds import denoise, gather, likelihood_of_particles, resample
 from ..likelihood import Likelihood
 from ..priors.base import Prior
 from ..random import MemberRandom
-from .base import CapabilityError, Margins, SingularCoordinates, require_svd
+from .base import Margins, SingularCoordinates, require_likelihood, require_svd
 from .cloud import CloudSolver
 
 __all__ = ["FPSSMC"]
@@ -72,8 +72,7 @@ class FPSSMC(CloudSolver):
     def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
         """Refuse what this solver cannot do, in a sentence."""
         super().check(likelihood, denoiser)
-        if likelihood is None:
-            raise CapabilityError("FPSSMC needs a likelihood: to draw from the prior alone use DDPM or Heun.")
+        likelihood = require_likelihood(self, likelihood)
         require_svd(self, likelihood)
 
     def iterate(self, likelihood: Likelihood, denoiser: Prior, x: Tensor, random: MemberRandom) -> Iterator[Tensor]:

@@ -15,7 +15,7 @@ from ..operators import LinearOperator
 from ..priors.base import Prior
 from ..random import MemberRandom
 from ..transitions import TRANSITIONS, Estimate, reverse
-from .base import CapabilityError, DiffusionSolver, instead
+from .base import CapabilityError, DiffusionSolver, instead, require_likelihood
 
 __all__ = ["GuidedSolver", "require_differentiable", "require_gaussian", "require_linear", "require_share"]
 
@@ -90,10 +90,7 @@ class GuidedSolver(DiffusionSolver):
     def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
         """Refuse what this solver cannot do, in a sentence."""
         super().check(likelihood, denoiser)
-        if likelihood is None:
-            raise CapabilityError(
-                f"{type(self).__name__} needs a likelihood: to draw from the prior alone use DDPM or Heun."
-            )
+        likelihood = require_likelihood(self, likelihood)
         if self.differentiates:
             require_differentiable(self, likelihood, denoiser)
         require_linear(self, likelihood, denoiser)

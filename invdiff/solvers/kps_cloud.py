@@ -19,7 +19,7 @@ from ..noise import GaussianNoise
 from ..operators import LinearOperator
 from ..priors.base import Prior
 from ..random import MemberRandom
-from .base import CapabilityError, Margins, require_count
+from .base import CapabilityError, Margins, require_count, require_likelihood
 from .cloud import CloudSolver
 from .guided import require_gaussian, require_linear, require_share
 
@@ -94,8 +94,7 @@ class KPSCloud(CloudSolver):
     def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
         """Refuse what this solver cannot do, in a sentence."""
         super().check(likelihood, denoiser)
-        if likelihood is None:
-            raise CapabilityError("KPSCloud needs a likelihood: to draw from the prior alone use DDPM or Heun.")
+        likelihood = require_likelihood(self, likelihood)
         require_linear(self, likelihood, denoiser)
         require_gaussian(self, likelihood)
         size = math.prod(likelihood.operator.out_shape)

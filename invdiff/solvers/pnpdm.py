@@ -16,7 +16,15 @@ from ..operators import LinearOperator
 from ..priors.base import Prior
 from ..random import MemberRandom
 from ..schedule import noise_levels
-from .base import CapabilityError, DiffusionSolver, Margins, instead, require_count, require_positive
+from .base import (
+    CapabilityError,
+    DiffusionSolver,
+    Margins,
+    instead,
+    require_count,
+    require_likelihood,
+    require_positive,
+)
 
 __all__ = ["PnPDM"]
 
@@ -89,8 +97,7 @@ class PnPDM(DiffusionSolver):
     def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
         """Refuse what this solver cannot do, in a sentence."""
         super().check(likelihood, denoiser)
-        if likelihood is None:
-            raise CapabilityError("PnPDM needs a likelihood: to draw from the prior alone use DDPM or Heun.")
+        likelihood = require_likelihood(self, likelihood)
         if not isinstance(likelihood.noise, GaussianNoise):
             raise CapabilityError(
                 f"PnPDM draws from a Gaussian likelihood; this is {type(likelihood.noise).__name__}. "

@@ -13,7 +13,7 @@ from ..likelihood import Likelihood
 from ..operators import LinearOperator
 from ..priors.base import Prior
 from ..random import MemberRandom
-from .base import PIXEL_STD, CapabilityError, DiffusionSolver, Margins, require_positive
+from .base import PIXEL_STD, DiffusionSolver, Margins, require_likelihood, require_positive
 
 __all__ = ["REDDiff"]
 
@@ -68,8 +68,7 @@ class REDDiff(DiffusionSolver):
     def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
         """Refuse what this solver cannot do, in a sentence."""
         super().check(likelihood, denoiser)
-        if likelihood is None:
-            raise CapabilityError("REDDiff needs a likelihood: to draw from the prior alone use DDPM or Heun.")
+        likelihood = require_likelihood(self, likelihood)
 
     def start(self, likelihood: Likelihood | None, denoiser: Prior, like: Tensor, random: MemberRandom) -> Tensor:
         """What the measurement says with independent pixels as the prior; 0.5 for a nonlinear operator."""

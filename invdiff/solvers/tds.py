@@ -16,7 +16,7 @@ from ..noise import GaussianNoise
 from ..operators import Spectral
 from ..priors.base import Prior
 from ..random import MemberRandom
-from .base import CapabilityError, Margins, SingularCoordinates, instead, require_positive
+from .base import CapabilityError, Margins, SingularCoordinates, instead, require_likelihood, require_positive
 from .cloud import CloudSolver
 
 __all__ = ["TDS"]
@@ -78,8 +78,7 @@ class TDS(CloudSolver):
     def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
         """Refuse what this solver cannot do, in a sentence."""
         super().check(likelihood, denoiser)
-        if likelihood is None:
-            raise CapabilityError("TDS needs a likelihood: to draw from the prior alone use DDPM or Heun.")
+        likelihood = require_likelihood(self, likelihood)
         if not denoiser.differentiable:
             raise CapabilityError(
                 f"TDS differentiates its prior, and {denoiser.name} cannot be. {instead(likelihood, denoiser)}"

@@ -105,7 +105,7 @@ def test_an_operator_without_an_svd_is_refused_before_the_first_step():
         return x
 
     with pytest.raises(
-        CapabilityError, match=r"DDRM needs an operator with an SVD; PaddedBlur has none\. Use KPS, Dif"
+        CapabilityError, match=r"DDRM needs an operator with an SVD; PaddedBlur has none\. Use KPS, "
     ):
         sample(DDRM(), likelihood, denoiser)
     assert not calls
