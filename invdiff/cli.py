@@ -90,6 +90,9 @@ def restore(
     workers: Annotated[
         int | None, _option("--workers", help="Processes that share the draws, through --store (needs dask).")
     ] = None,
+    tile: Annotated[
+        str, _option("--tile", help="Side of the prior's tiles in pixels, off, or auto: from a million pixels on.")
+    ] = "auto",
     keep_posterior: Annotated[
         bool, _option("--keep-posterior", help="Also write the draws as floats, posterior.safetensors.")
     ] = False,
@@ -126,6 +129,7 @@ def restore(
         device=device,
         settings=settings or [],
         micro_batch=micro_batch,
+        tile=tile,
         store=store,
         workers=workers,
         keep_posterior=keep_posterior,

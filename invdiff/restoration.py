@@ -23,6 +23,7 @@ from .operators import Mask, Operator
 from .options import build_operator
 from .posterior import Posterior
 from .priors.base import Prior, as_prior
+from .priors.tiled import in_tiles
 from .random import MemberRandom
 from .sampling import sample
 from .solvers import Solver
@@ -82,6 +83,7 @@ def restore(
     truth: Any = None,
     alpha: Alpha = "refuse",
     micro_batch: int | None = None,
+    tile: int | str = "auto",
     store: str | os.PathLike[str] | None = None,
     engine: str | Dask | None = None,
     operator_options: Mapping[str, Any] | None = None,
@@ -110,6 +112,8 @@ def restore(
             it where it has the dtype of `image`.
         alpha: refuse an alpha channel, or flatten the image on "white" or "black".
         micro_batch: members per batch; less needs less memory.
+        tile: "auto" runs the prior in tiles where the image has more than 2^20 pixels and the prior says how far it
+            looks; "off" never does; a number is the largest side of a tile in pixels (`priors.Tiled`).
         store: a folder that keeps the draws as they come, and from which the same call goes on (`sample`).
         engine: "dask" or `invdiff.distributed.Dask(...)`, for draws on workers, which write to `store`.
         operator_options, prior_options, solver_options: settings of what is given by name.
@@ -158,7 +162,7 @@ def restore(
         if not bool(measured(forward).all()):
             raise ValueError("sigma 'auto' needs a measurement without missing values: state sigma as a number.")
         level = estimate_sigma(y)
-    slot = _match_channels(slot, forward.in_shape)
+    slot = _match_channels(in_tiles(slot, tile, forward.in_shape), forward.in_shape)
     likelihood = Likelihood(y.to(where), forward.to(where), GaussianNoise(level))
     count = int(draws) if getattr(chosen, "stochastic", True) else 1
     posterior = sample(

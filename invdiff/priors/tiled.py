@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 import numbers
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,10 @@ from torch.utils.checkpoint import checkpoint
 from .base import Prior
 from .channels import GrayThroughColour
 
-__all__ = ["Tiled"]
+__all__ = ["LARGE", "Tiled", "in_tiles"]
+
+# Pixels of an image from which `restore` takes tiles by itself.
+LARGE = 2**20
 
 # The largest side at which the feature maps of the shipped prior stay below 32 MiB. Above, glibc takes fresh pages for
 # every one of them, and a pixel costs nearly twice as much processor time.
@@ -40,7 +44,8 @@ class Tiled(Prior):
 
     Args:
         prior: a prior that decides a pixel by its neighbourhood.
-        tile: largest side of a tile in pixels, 704 where left out; rounded down to a multiple of the prior's stride.
+        tile: largest side of a tile in pixels; rounded down to a multiple of the prior's stride. Where left out 704,
+            or four times the overlap where that is more.
         overlap: pixels that a tile reads beyond those it decides; rounded up to a multiple of the prior's stride. Where
             left out the prior's receptive radius.
 
@@ -65,7 +70,6 @@ class Tiled(Prior):
                 f"{prior.name} adds a pattern of the image's size, which tiles would cut: tile the colour prior and "
                 f"adapt that, priors.match_channels(Tiled(prior), 1)."
             )
-        side = _whole(TILE if tile is None else tile, "tile", least=1)
         stride, radius = prior.stride, prior.receptive_radius
         if overlap is None and radius is None:
             raise ValueError(
@@ -74,6 +78,7 @@ class Tiled(Prior):
             )
         wanted = _whole(overlap if overlap is not None else radius, "overlap", least=0)
         self.overlap = -(-wanted // stride) * stride
+        side = _whole(max(TILE, 4 * self.overlap) if tile is None else tile, "tile", least=1)
         self.tile = side // stride * stride
         if self.tile <= 2 * self.overlap:
             raise ValueError(
@@ -147,6 +152,27 @@ class Tiled(Prior):
             kept = slice(first - head, last + tail)
             parts.append(_Part(slice(begin, end), kept, slice(kept.start - begin, kept.stop - begin), window))
         return parts
+
+
+def in_tiles(prior: Prior, tile: int | str, in_shape: Sequence[int]) -> Prior:
+    """The prior for images of a shape: itself, or in tiles.
+
+    Args:
+        prior: any prior.
+        tile: the largest side of a tile in pixels; "off"; or "auto" for tiles where an image has more than `LARGE`
+            pixels, a million, and the prior declares its receptive radius.
+        in_shape: (C, H, W).
+
+    Raises:
+        ValueError: another word, or what `Tiled` refuses.
+    """
+    if isinstance(tile, str):
+        if tile not in ("auto", "off"):
+            raise ValueError(f"tile is {tile!r}: expected a whole number of pixels, 'auto' or 'off'.")
+        large = len(in_shape) == 3 and in_shape[1] * in_shape[2] > LARGE
+        wanted = tile == "auto" and large and prior.receptive_radius is not None
+        return Tiled(prior) if wanted and not isinstance(prior, Tiled) else prior
+    return Tiled(prior, tile)
 
 
 @dataclass(frozen=True)

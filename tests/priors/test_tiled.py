@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from invdiff import Likelihood, sample
+from invdiff import Likelihood, restore, sample
+from invdiff.cli import main
+from invdiff.images import write_image
 from invdiff.noise import GaussianNoise
 from invdiff.operators import Blur, Mask
 from invdiff.operators.mask import random_mask
@@ -18,6 +21,7 @@ from invdiff.priors.base import Prior
 from invdiff.priors.channels import ColourThroughGray
 from invdiff.priors.cnn import DnCNN, DRUNet, DRUNetwork, FFDNet
 from invdiff.priors.diffusion import DiffusionPrior
+from invdiff.priors.tiled import in_tiles
 from invdiff.priors.unet import UNet
 from invdiff.record import describe
 from invdiff.solvers import DDRM, DPS
@@ -235,3 +239,45 @@ def test_the_smallest_tile_that_is_accepted_works():
     assert Tiled(small(), 76).tile == 76
     with pytest.raises(ValueError, match="expected 76 or more"):
         Tiled(small(), 75)
+
+
+def test_tiles_are_for_large_images_and_for_priors_that_say_how_far_they_look():
+    prior, large, at_most = small(), (3, 1024, 1025), (3, 1024, 1024)
+    tiled = in_tiles(prior, "auto", large)
+    assert isinstance(tiled, Tiled)
+    assert (tiled.tile, tiled.overlap) == (704, 36)
+    assert in_tiles(tiled, "auto", large) is tiled
+    assert in_tiles(prior, "auto", at_most) is prior
+    assert in_tiles(prior, "off", large) is prior
+    assert in_tiles(prior, 100, at_most).tile == 100
+    tv = load("tv")
+    assert in_tiles(tv, "auto", large) is tv
+    with pytest.raises(ValueError, match="How far tv looks is not known"):
+        in_tiles(tv, 100, large)
+    with pytest.raises(ValueError, match="tile is 'on': expected a whole number of pixels, 'auto' or 'off'"):
+        in_tiles(prior, "on", large)
+
+
+def test_a_far_looking_prior_gets_tiles_four_times_its_overlap():
+    assert (Tiled(small(), overlap=200).tile, Tiled(small(), overlap=100).tile) == (800, 704)
+
+
+def test_restore_says_its_tiles_in_the_record():
+    noisy = image(1, 3, 40, 100)[0].permute(1, 2, 0).numpy()
+    settings = {"sigma": 0.1, "prior": small(), "draws": 1, "progress": False, "solver_options": {"steps": 2}}
+    record = restore(noisy, tile=80, **settings).posterior.record
+    assert (record["prior"]["name"], record["prior"]["tile"], record["prior"]["overlap"]) == ("Tiled", 80, 36)
+    gray = restore(noisy[..., 0], tile=80, **settings).posterior.record
+    assert gray["prior"]["inner"]["tile"] == 80
+    assert restore(noisy, **settings).posterior.record["prior"]["name"] == "DiffusionPrior"
+
+
+def test_the_command_takes_tiles(tmp_path):
+    write_image(tmp_path / "in.png", image(3, 30, 300))
+    words = ["restore", tmp_path / "in.png", "--operator", "denoise", "--sigma", 0.1, "--draws", 1]
+    words += ["--set", "solver.steps=2"]
+    assert main([str(word) for word in [*words, "--tile", 288, "--out", tmp_path / "out"]]) == 0
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert (record["prior"]["tile"], record["settings"]["tile"]) == (288, "288")
+    assert main([str(word) for word in [*words, "--tile", "288.5", "--out", tmp_path / "none"]]) == 2
+    assert not (tmp_path / "none").exists()
