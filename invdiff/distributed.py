@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import pickle
 from collections.abc import Iterator
@@ -24,6 +25,11 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 __all__ = ["Dask"]
+
+GUARD = (
+    "The workers could not be started, because each runs the main script first: put what the script does below "
+    "`if __name__ == '__main__':`, or connect to a scheduler with Dask(address)."
+)
 
 
 @dataclass(frozen=True)
@@ -121,17 +127,23 @@ class Dask:
                 with Client(self.address) as client:
                     yield client
                 return
-            with (
-                LocalCluster(
-                    n_workers=self._count(),
-                    threads_per_worker=1,
-                    memory_limit=0,
-                    dashboard_address=None,
-                    silence_logs=logging.ERROR,
-                ) as cluster,
-                Client(cluster) as client,
-            ):
+            with self._cluster() as cluster, Client(cluster) as client:
                 yield client
+
+    def _cluster(self) -> LocalCluster:
+        # Every worker begins by running the main script again, up to here where nothing tells it to stop.
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise RuntimeError(GUARD)
+        try:
+            return LocalCluster(
+                n_workers=self._count(),
+                threads_per_worker=1,
+                memory_limit=0,
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+            )
+        except RuntimeError as error:
+            raise RuntimeError(GUARD) from error
 
 
 class _Setting(WorkerPlugin):
