@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import unfold
 
-from benchmarks.posterior import sliced_wasserstein
+from benchmarks.posterior import sw2
 from invdiff import priors, sample, solvers
 
 matplotlib.use("Agg")
@@ -94,7 +94,7 @@ def distances(images: Tensor, reference: Tensor, count: int = 4000) -> dict[str,
         a, b = patches(images, count, 1, centred), patches(reference, count, 2, centred)
         size = min(len(a), len(b))
         spread = float((b - b.mean(0)).square().mean().sqrt())
-        out[name] = sliced_wasserstein(a[:size], b[:size]) / spread
+        out[name] = sw2(a[:size], b[:size]) / spread
     return out
 
 

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from invdiff import Likelihood, Posterior, sample, solvers
+from invdiff.exact.distances import sliced_wasserstein
 from invdiff.exact.measure import mode
 from invdiff.noise import GaussianNoise
 from invdiff.operators import Blur, Downsample, Identity, Mask, Operator, gaussian_psf, random_mask
@@ -76,17 +77,11 @@ def operators() -> dict[str, Operator]:
     }
 
 
-def sliced_wasserstein(a: Tensor, b: Tensor, directions: int = 200, seed: int = 0) -> float:
-    """The root mean square over random directions of the 2-Wasserstein distance of the projections.
-
-    Bonneel, Rabin, Peyre, Pfister 2015, eq. 7, with as many draws in a as in b: (n, ...).
-    """
-    a, b = a.double().flatten(1), b.double().flatten(1)
+def sw2(a: Tensor, b: Tensor, directions: int = 200, seed: int = 0) -> float:
+    """The sliced 2-Wasserstein distance of two sets of draws, along the directions of all tracked figures."""
     generator = torch.Generator().manual_seed(seed)
-    axes = torch.randn(a.shape[1], directions, generator=generator, dtype=torch.float64)
-    axes = axes / axes.norm(dim=0)
-    difference = (a @ axes).sort(0).values - (b @ axes).sort(0).values
-    return float(difference.square().mean().sqrt())
+    axes = torch.randn(a[0].numel(), directions, generator=generator, dtype=torch.float64)
+    return sliced_wasserstein(a, b, 2, axes / axes.norm(dim=0))
 
 
 def verdict(posterior: Posterior, exact: GaussianMixture, reference: Tensor) -> dict[str, float]:
@@ -96,7 +91,7 @@ def verdict(posterior: Posterior, exact: GaussianMixture, reference: Tensor) -> 
     if posterior.point:
         return row | {"std_ratio": math.nan, "sw2": math.nan, "coverage": math.nan}
     row["std_ratio"] = float(posterior.std().double().square().mean().sqrt()) / scale
-    row["sw2"] = sliced_wasserstein(posterior.draws, reference) / scale
+    row["sw2"] = sw2(posterior.draws, reference) / scale
     low, high = (bound.double() for bound in posterior.interval(0.9))
     upper = torch.special.ndtr((high - exact.mean) / exact.std)
     row["coverage"] = float((upper - torch.special.ndtr((low - exact.mean) / exact.std)).mean())

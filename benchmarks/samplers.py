@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.posterior import sliced_wasserstein
+from benchmarks.posterior import sw2
 from invdiff import sample, solvers
 from invdiff.priors import GaussianMixturePrior, GaussianPrior
 from invdiff.random import MemberRandom
@@ -135,7 +135,7 @@ def drawn_row(draws: Tensor, prior: GaussianPrior | GaussianMixturePrior) -> dic
 
 def distance(draws: Tensor, references: list[Tensor]) -> float:
     """The mean sliced 2-Wasserstein distance from several sets."""
-    return sum(sliced_wasserstein(draws, reference) for reference in references) / len(references)
+    return sum(sw2(draws, reference) for reference in references) / len(references)
 
 
 def run(draws: int) -> list[dict[str, Any]]:

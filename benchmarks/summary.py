@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from invdiff.exact.distances import bootstrap_mean
 from invdiff.exact.problems import FAMILIES
 from invdiff.exact.verdict import FIGURES
 
@@ -95,15 +96,11 @@ def under(values: dict[str, tuple[float, ...]], bounds: dict[str, tuple[float, .
     return sum(values[problem][0] <= bounds[problem][0] for problem in shared), len(shared)
 
 
-def _interval(stacked: Tensor, statistic: Callable[[Tensor], Tensor], resamples: int = 2000) -> Mean:
+def _interval(stacked: Tensor, statistic: Callable[[Tensor], Tensor]) -> Mean:
     """A statistic of the means over problems, (n, parts) -> (parts,), with its percentile interval."""
     if not len(stacked):
         return Mean(math.nan, math.nan, math.nan, 0)
-    generator = torch.Generator().manual_seed(0)
-    index = torch.randint(len(stacked), (resamples, len(stacked)), generator=generator)
-    found = statistic(stacked[index].mean(1))
-    low, high = found.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Mean(float(statistic(stacked.mean(0))), low, high, len(stacked))
+    return Mean(float(statistic(stacked.mean(0))), *bootstrap_mean(stacked, statistic), len(stacked))
 
 
 def lines(family: str, figures: Sequence[str], baseline: str, folder: Path = RESULTS) -> list[str]:

@@ -10,12 +10,10 @@ check(solver) runs a solver on a listed part of it and says in words whether its
 from __future__ import annotations
 
 from .check import Report, check
-from .distances import bootstrap, bootstrap_mean, energy_distance, floor, sliced_wasserstein
+from .distances import bootstrap, bootstrap_mean, energy_distance, sliced_wasserstein
 from .figures import (
     coverage,
     density_coverage,
-    mmse_gap,
-    moment_errors,
     residual_chi2,
     row_space,
     stein_discrepancy,
@@ -35,9 +33,6 @@ __all__ = [
     "coverage",
     "density_coverage",
     "energy_distance",
-    "floor",
-    "mmse_gap",
-    "moment_errors",
     "problems",
     "residual_chi2",
     "row_space",

@@ -1,4 +1,4 @@
-"""How far one set of draws is from another: sliced Wasserstein and energy distances, with floors and intervals."""
+"""How far one set of draws is from another: sliced Wasserstein and energy distances, with intervals."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .problem import ExactPosterior, stream
+from .problem import stream
 
-__all__ = ["bootstrap", "bootstrap_mean", "energy_distance", "floor", "sliced_wasserstein"]
+__all__ = ["bootstrap", "bootstrap_mean", "energy_distance", "sliced_wasserstein"]
 
 Distance = Callable[[Tensor, Tensor], float]
 
 
-def sliced_wasserstein(a: Tensor, b: Tensor, p: int = 1, directions: int = 100, seed: int = 0) -> float:
+def sliced_wasserstein(a: Tensor, b: Tensor, p: int = 1, directions: int | Tensor = 100, seed: int = 0) -> float:
     """The mean over random directions u of the p-Wasserstein distance between the projections of two sets,
 
         (mean_u  integral_0^1 |F_a,u^-1(t) - F_b,u^-1(t)|^p dt)^(1/p).
@@ -25,7 +25,8 @@ def sliced_wasserstein(a: Tensor, b: Tensor, p: int = 1, directions: int = 100, 
         a: draws, (n, ...).
         b: draws, (m, ...); as many as in a is quickest.
         p: 1 or 2.
-        directions: number of random directions on the unit sphere, the same for every call of this seed.
+        directions: number of random directions on the unit sphere, the same for every call of this seed; or the
+            directions themselves, columns of length 1.
         seed: of the directions.
 
     Raises:
@@ -34,7 +35,8 @@ def sliced_wasserstein(a: Tensor, b: Tensor, p: int = 1, directions: int = 100, 
     if p not in (1, 2):
         raise ValueError(f"p is {p!r}: expected 1 or 2.")
     left, right = _pair(a, b)
-    axes = unit_directions(left.shape[1], directions, seed).to(left.device)
+    axes = directions if isinstance(directions, Tensor) else unit_directions(left.shape[1], directions, seed)
+    axes = axes.to(left)
     cost = transport((left @ axes).sort(0).values, (right @ axes).sort(0).values, p)
     return float(cost.mean() ** (1 / p))
 
@@ -75,20 +77,6 @@ def energy_distance(a: Tensor, b: Tensor) -> float:
     return float((2 * between - within).clamp_min(0).sqrt())
 
 
-def floor(distance: Distance, posterior: ExactPosterior, draws: int, sets: int = 1, seed: int = 0) -> Tensor:
-    """The distance between two sets of exact draws, `sets` times over: what no sampler goes below, (sets,).
-
-    Args:
-        distance: a function of two sets of draws.
-        posterior: the exact posterior.
-        draws: draws per set.
-        sets: number of independent pairs.
-        seed: of the first pair.
-    """
-    pairs = ((posterior.sample(draws, seed + 2 * k), posterior.sample(draws, seed + 2 * k + 1)) for k in range(sets))
-    return torch.tensor([distance(a, b) for a, b in pairs], dtype=torch.float64)
-
-
 def bootstrap(
     distance: Distance, a: Tensor, b: Tensor, resamples: int = 50, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
@@ -116,20 +104,32 @@ def bootstrap(
     return max(middle - half, 0.0), middle + half
 
 
-def bootstrap_mean(values: Tensor, resamples: int = 2000, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """The percentile interval of the mean over problems; of paired differences it compares two solvers.
+def bootstrap_mean(
+    values: Tensor,
+    statistic: Callable[[Tensor], Tensor] | None = None,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """The percentile interval of the mean over problems, or of a statistic of several such means.
+
+    Of paired differences, or of the ratio of two means over the same problems, it compares two solvers. Efron and
+    Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
 
     Args:
-        values: one number per problem, (n,).
+        values: one number per problem, (n,), or several, (n, parts).
+        statistic: of means (..., parts) -> (...); the mean itself where left out.
         resamples: number of resampled sets of problems.
         level: nominal coverage.
         seed: of the resampling.
     """
-    wide = values.double().flatten()
-    index = torch.randint(len(wide), (resamples, len(wide)), generator=stream(seed))
-    means = wide[index.to(wide.device)].mean(1)
-    low, high = torch.quantile(means, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64).to(means))
-    return float(low), float(high)
+    wide = values.double()
+    generator = torch.Generator().manual_seed(seed)
+    means = wide[torch.randint(len(wide), (resamples, len(wide)), generator=generator).to(wide.device)].mean(1)
+    found = means.flatten() if statistic is None else statistic(means)
+    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = found.quantile(ends.to(found)).tolist()
+    return low, high
 
 
 def _normal_quantile(level: float) -> float:

@@ -1,12 +1,10 @@
-"""What a set of draws says, held against the exact posterior: moments, coverage, mode weights, residual.
+"""What a set of draws says, held against the exact posterior: coverage, mode weights, residual, and what A sees of it.
 
-Moments are told apart for what the operator sees, the row space of A, and for its null space, where the prior alone
-decides. Every figure is a mean over draws, so that draws of a batch may be added in any order.
+Every figure is a mean over draws, so that draws of a batch may be added in any order.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -23,8 +21,6 @@ from .problem import ExactPosterior, Problem
 __all__ = [
     "coverage",
     "density_coverage",
-    "mmse_gap",
-    "moment_errors",
     "residual_chi2",
     "row_space",
     "stein_discrepancy",
@@ -68,37 +64,6 @@ def observed_variance(covariance: Tensor, operator: Operator) -> float:
     """The part of the trace of a covariance, (n, n), that lies in the row space of A."""
     project = row_space(operator)
     return float(project(covariance.reshape(-1, *operator.in_shape)).reshape(covariance.shape).trace())
-
-
-def moment_errors(draws: Tensor, problem: Problem) -> dict[str, float]:
-    """Error of the mean and ratio of the stds, for what A sees ("observed") and for its null space ("null").
-
-        mean_*:  |P (mean of draws - exact mean)| / sqrt(trace(P C))        std_*:  sqrt(trace(P C_draws) / trace(P C))
-
-    with C the exact covariance and P the projection. NaN where there is no such space, and for the std of one draw.
-
-    Args:
-        draws: (n, *in_shape).
-        problem: the problem that they answer.
-    """
-    posterior, operator = problem.posterior, problem.likelihood.operator
-    wide, project = draws.double(), row_space(operator)
-    total = float(posterior.std.square().sum())
-    # Posteriors that share their covariance compute its part once.
-    seen = getattr(posterior, "observed_variance", None)
-    seen = observed_variance(posterior.covariance, operator) if seen is None else seen
-    error, centred = (wide.mean(0) - posterior.mean)[None], wide - wide.mean(0)
-    out = {}
-    parts: dict[str, tuple[float, Callable[[Tensor], Tensor]]] = {
-        "observed": (seen, project),
-        "null": (total - seen, lambda x: x - project(x)),
-    }
-    for name, (variance, part) in parts.items():
-        exists = variance > 1e-9 * total
-        spread = float(part(centred).square().sum()) / max(len(wide) - 1, 1)
-        out[f"mean_{name}"] = math.sqrt(float(part(error).square().sum()) / variance) if exists else math.nan
-        out[f"std_{name}"] = math.sqrt(spread / variance) if exists and len(wide) > 1 else math.nan
-    return out
 
 
 def coverage(draws: Tensor, posterior: ExactPosterior, level: float = 0.9) -> float:
@@ -157,18 +122,6 @@ def residual_chi2(draws: Tensor, likelihood: Likelihood) -> float:
         raise ValueError(f"The residual's chi^2 is of GaussianNoise: this is {type(likelihood.noise).__name__}.")
     residual = likelihood.to(dtype=torch.float64).residual(draws.double())
     return float((residual / likelihood.noise.like(residual[:1])).square().mean())
-
-
-def mmse_gap(estimates: Tensor, exact: Tensor, truths: Tensor) -> float:
-    """10 log10 of the mean squared error of estimates over that of the exact posterior means, in dB; 0 is best.
-
-    Args:
-        estimates: means of a sampler's draws, one for each of several problems, (problems, ...).
-        exact: the posterior means.
-        truths: what was measured.
-    """
-    ours, best = ((x.double() - truths.double()).square().mean() for x in (estimates, exact))
-    return 10 * math.log10(float(ours / best))
 
 
 def stein_discrepancy(draws: Tensor, problem: Problem) -> float:

@@ -36,7 +36,7 @@ from ..priors import GaussianPrior
 from ..priors.mixtures import dense_matrix
 from ..priors.stationary import StationaryGaussian
 from .figures import observed_variance
-from .problem import Problem, stream
+from .problem import Problem, next_seed, normal, stream
 
 __all__ = ["Conditioning", "GaussianPosterior", "gaussian_operators", "gaussian_problems"]
 
@@ -159,8 +159,8 @@ class GaussianPosterior:
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """n independent exact draws, (n, *shape)."""
-        x = self.shared.prior.sample(n, seed=int(torch.randint(2**62, (), generator=stream(seed, 0))))
-        noise = torch.randn(n, self.y.numel(), generator=stream(seed, 1), dtype=torch.float64)
+        x = self.shared.prior.sample(n, seed=next_seed(stream(seed, 0)))
+        noise = normal((n, self.y.numel()), stream(seed, 1))
         residual = self._y - self._forward(x) - self.shared.sigma * noise.to(x)
         return x + self._pull(residual).reshape(x.shape)
 
@@ -214,9 +214,9 @@ def gaussian_problems(measurements: int = 8) -> Iterator[Problem]:
                 shared = Conditioning(prior, operator, sigma)
                 for number in range(measurements):
                     generator = stream(1, i, j, k, number)
-                    truth = prior.sample(1, seed=int(torch.randint(2**62, (), generator=generator)))
+                    truth = prior.sample(1, seed=next_seed(generator))
                     z = operator.forward(truth)[0]
-                    y = (z + sigma * torch.randn(z.shape, generator=generator, dtype=torch.float64)).float()
+                    y = (z + sigma * normal(z.shape, generator)).float()
                     yield Problem(
                         name=f"gaussian/{shape[1]}x{shape[2]} {colour} {name} {sigma:g}/{number}",
                         family="gaussian",

@@ -22,7 +22,7 @@ from ..noise import GaussianNoise
 from ..operators import Matrix
 from ..priors.base import Prior, check_sigma
 from .gibbs import NUMBERS, BandedWalk, Increments, PinnedWalk, sweeps
-from .problem import Problem, stream
+from .problem import Problem, normal, stream
 
 __all__ = ["WalkPosterior", "WalkPrior", "heavy_operators", "heavy_problems"]
 
@@ -217,8 +217,8 @@ class WalkPosterior:
 
         # Started from the prior's own variances, which are spread more widely than the posterior's.
         u = self.law.sample((PLACES, self.chains), generator)
-        v = self.law.variance_given(u, _normal((3, *u.shape), generator))
-        numbers = lambda index: _normal((NUMBERS, *u.shape), generator)  # noqa: E731
+        v = self.law.variance_given(u, normal((3, *u.shape), generator))
+        numbers = lambda index: normal((NUMBERS, *u.shape), generator)  # noqa: E731
         sweeps(self.law, self._walk(self.chains), v, numbers, self.burn + self.kept, keep)
         return torch.stack(means), torch.cat(variances, 1)
 
@@ -261,7 +261,7 @@ class WalkPosterior:
         def keep(index: int, v: Tensor, mean: Tensor, draw: Tensor) -> None:
             draws[:] = [draw]
 
-        numbers = lambda index: _normal((NUMBERS, *v.shape), generator)  # noqa: E731
+        numbers = lambda index: normal((NUMBERS, *v.shape), generator)  # noqa: E731
         sweeps(self.law, self._walk(n), v, numbers, self.apart, keep)
         return draws[0].T.contiguous()
 
@@ -303,7 +303,7 @@ def heavy_problems(problems: int = 8) -> Iterator[Problem]:
                 generator = stream(4, i, j, number)
                 truth = prior.law.sample((PLACES,), generator).cumsum(0)
                 z = operator.forward(truth[None])[0]
-                y = z + sigma * _normal(tuple(z.shape), generator)
+                y = z + sigma * normal(z.shape, generator)
                 yield Problem(
                     name=f"heavy/{law} {name}/{number}",
                     family="heavy",
@@ -313,7 +313,3 @@ def heavy_problems(problems: int = 8) -> Iterator[Problem]:
                     posterior=WalkPosterior(prior.law, matrix, y, sigma),
                     sigma_max=float(f"{first:.2g}"),
                 )
-
-
-def _normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.float64)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..operators import Identity, LinearOperator, Mask
 from ..posterior import Posterior
 from .distances import energy_distance, sliced_wasserstein
-from .figures import coverage, density_coverage, residual_chi2, row_space, total_variation
+from .figures import coverage, density_coverage, observed_variance, residual_chi2, row_space, total_variation
 from .problem import Problem
 from .verdict import FIGURES, Floor
 
@@ -134,7 +134,6 @@ class Exact:
     @cached_property
     def parts(self) -> dict[str, tuple[float, Callable[[Tensor], Tensor]]]:
         """The posterior's variance summed over what A sees and over the rest, with the projection onto each."""
-        # The variances are the same for all sets, which `moment_errors` would compute for each.
         posterior, operator = self.problem.posterior, self.problem.likelihood.operator
         whole = float(posterior.std.square().sum())
         if not isinstance(operator, LinearOperator):
@@ -145,8 +144,10 @@ class Exact:
         rank = float(seen(basis).reshape(n, n).diagonal().sum())
         if n - rank < 0.5:
             return {"observed": (whole, lambda x: x)}
-        if posterior.covariance is not None:
-            observed = float(seen(posterior.covariance.reshape(n, *posterior.shape)).reshape(n, n).diagonal().sum())
+        if hasattr(posterior, "observed_variance"):
+            observed = posterior.observed_variance  # computed once for all posteriors that share their covariance
+        elif posterior.covariance is not None:
+            observed = observed_variance(posterior.covariance, operator)
         else:
             observed = float(seen(self.reference - posterior.mean).square().sum()) / len(self.reference)
         return {"observed": (observed, seen), "null": (whole - observed, lambda x: x - seen(x))}

@@ -14,13 +14,12 @@ import math
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from ..likelihood import Likelihood
 from ..noise import GaussianNoise
 from ..operators import Matrix
 from ..priors import GaussianMixturePrior
-from .problem import Problem, stream
+from .problem import Problem, next_seed, normal, stream
 
 __all__ = ["mixture16_prior", "mixture16_problems", "mixture25_problems"]
 
@@ -43,14 +42,14 @@ def mixture25_problems(problems: int = 20) -> Iterator[Problem]:
         means = grid.repeat(1, d // 2)
         for number in range(problems):
             generator = stream(2, d, d_y, number)
-            weights = torch.randn(25, generator=generator, dtype=torch.float64) ** 2
+            weights = normal((25,), generator) ** 2
             prior = GaussianMixturePrior(weights, means, torch.ones(25))
-            u, _, vt = torch.linalg.svd(_normal((d_y, d), generator), full_matrices=False)
+            u, _, vt = torch.linalg.svd(normal((d_y, d), generator), full_matrices=False)
             s = torch.rand(d_y, generator=generator, dtype=torch.float64).sort(descending=True).values
             sigma = float(torch.rand((), generator=generator, dtype=torch.float64) * s[0])
             operator = Matrix((u * s) @ vt)
-            truth = prior.sample(1, seed=int(torch.randint(2**62, (), generator=generator)))[0]
-            y = operator.forward(truth[None])[0] + sigma * _normal((d_y,), generator)
+            truth = prior.sample(1, seed=next_seed(generator))[0]
+            y = operator.forward(truth[None])[0] + sigma * normal((d_y,), generator)
             likelihood = Likelihood(y, operator, GaussianNoise(sigma))
             yield Problem(
                 name=f"mixture25/d={d} dy={d_y}/{number}",
@@ -88,7 +87,7 @@ def mixture16_problems(problems: int = 5) -> Iterator[Problem]:
         z = operator.forward(truth[None])[0]
         for j, sigma in enumerate((0.2, 0.5)):
             for number in range(problems):
-                y = z + sigma * _normal(tuple(z.shape), stream(3, i, j, number))
+                y = z + sigma * normal(z.shape, stream(3, i, j, number))
                 likelihood = Likelihood(y, operator, GaussianNoise(sigma))
                 yield Problem(
                     name=f"mixture16/{name} {sigma:g}/{number}",
@@ -99,7 +98,3 @@ def mixture16_problems(problems: int = 5) -> Iterator[Problem]:
                     posterior=prior.posterior(likelihood),
                     sigma_max=40.0,
                 )
-
-
-def _normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.float64)

@@ -21,7 +21,7 @@ from ..likelihood import Likelihood
 from ..noise import GaussianNoise
 from ..operators import from_function
 from ..priors import GaussianMixturePrior
-from .problem import Problem, stream
+from .problem import Problem, next_seed, normal, stream
 
 __all__ = ["GridPosterior", "nonlinear_prior", "nonlinear_problems"]
 
@@ -107,10 +107,6 @@ class GridPosterior:
         """The probability of each component given x, (b, k): y adds nothing, as it depends on x alone."""
         return self.prior.mixture.responsibilities(x)
 
-    def mode_of(self, x: Tensor) -> Tensor:
-        """The likeliest component of each member of x, (b,)."""
-        return self.responsibilities(x).argmax(1)
-
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """n independent draws, (n, 2): a cell, and a place in it at random."""
         generator = stream(seed, 6)
@@ -161,8 +157,8 @@ def nonlinear_problems(problems: int = 8) -> Iterator[Problem]:
         for j, sigma in enumerate((0.1, 0.3)):
             for number in range(problems):
                 generator = stream(6, i, j, number)
-                truth = prior.sample(1, seed=int(torch.randint(2**62, (), generator=generator)))[0]
-                y = function(truth[None])[0] + sigma * torch.randn(2, generator=generator, dtype=torch.float64)
+                truth = prior.sample(1, seed=next_seed(generator))[0]
+                y = function(truth[None])[0] + sigma * normal((2,), generator)
                 likelihood = Likelihood(y, operator, GaussianNoise(sigma))
                 yield Problem(
                     name=f"nonlinear/{name} {sigma:g}/{number}",

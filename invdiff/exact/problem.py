@@ -12,14 +12,14 @@ from torch import Tensor
 from ..likelihood import Likelihood
 from ..priors.base import Prior
 
-__all__ = ["ExactPosterior", "Problem", "stream"]
+__all__ = ["ExactPosterior", "Problem", "next_seed", "normal", "stream"]
 
 
 class ExactPosterior(Protocol):
     """What the laboratory knows of p(x | y), x of shape `shape`.
 
     Beside these, where the posterior has them: `log_prob(x)`, the normalised log density, (b,); and for mixtures
-    `weights`, (k,), `responsibilities(x)`, (b, k), whose mean over exact draws is `weights`, and `mode_of(x)`, (b,).
+    `weights`, (k,), and `responsibilities(x)`, (b, k), whose mean over exact draws is `weights`.
     """
 
     shape: tuple[int, ...]
@@ -96,6 +96,16 @@ class Problem:
 
 
 _NEEDED = ("mean", "std", "covariance", "sample", "probability")
+
+
+def normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Standard normal numbers, float64."""
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def next_seed(generator: torch.Generator) -> int:
+    """A seed of its own for what draws by a seed."""
+    return int(torch.randint(2**62, (), generator=generator))
 
 
 def stream(*key: int) -> torch.Generator:

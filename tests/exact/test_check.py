@@ -64,7 +64,11 @@ def shrink_observed(x: Tensor, problem: Problem) -> Tensor:
         (shrink_observed, INPAINT, "spread 0.51 of the true one in observed pixels, .*: do not use its std as an erro"),
         (lambda x, p: p.posterior.mean + 1.5 * (x - p.posterior.mean), BLUR, "spread 1.5. of the true one in observed"),
         (lambda x, p: x + 0.5 * p.posterior.std, DENOISE, r"mean off by 0\.5. posterior stds in observed pixels"),
-        (lambda x, p: x[p.posterior.mode_of(x) == 0].repeat(9, *[1] * (x.ndim - 1))[: len(x)], MODES, "weights of the"),
+        (
+            lambda x, p: x[p.posterior.responsibilities(x).argmax(1) == 0].repeat(9, *[1] * (x.ndim - 1))[: len(x)],
+            MODES,
+            "weights of the",
+        ),
     ],
 )
 def test_each_fault_is_named(spoil, name, sentence):
