@@ -66,7 +66,9 @@ def restore(
     sigma: Annotated[str, _option("--sigma", help="Noise level where white is 1 (0.02 is 5 of 255), or auto.")],
     out: Out,
     prior: Annotated[str, _option("--prior", help="A prior of `invdiff list`.")] = "natural",
-    solver: Annotated[str, _option("--solver", help="A solver of `invdiff list`.")] = "ddrm",
+    solver: Annotated[
+        str | None, _option("--solver", help="A solver of `invdiff list`; if left out kps with 30 steps.")
+    ] = None,
     draws: Annotated[int, _option("--draws", help="Number of draws; point solvers make one.")] = 16,
     seed: Seed = 0,
     simulate: Annotated[

@@ -17,11 +17,12 @@ import numpy as np
 
 from . import options, priors, solvers
 from .arrays import Alpha, Array, from_array
+from .choices import QUICK, check_sigma, load_prior, load_solver, pick_device
 from .images import read_array, write_image
 from .operators import Mask, Operator
 from .record import environment
 from .report import output_folder, weight_hash, write_json, write_restoration
-from .restoration import Restoration, check_sigma, load_prior, pick_device, simulate_measurement
+from .restoration import Restoration, simulate_measurement
 from .restoration import restore as restore_array
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def restore(
     sigma: str,
     out: Path,
     prior: str,
-    solver: str,
+    solver: str | None,
     draws: int,
     seed: int,
     simulate: bool,
@@ -62,7 +63,7 @@ def restore(
     """Restore an image file into a folder; see `invdiff.restoration.restore` for what is computed."""
     began = time.monotonic()
     own = parse_settings(settings)
-    chosen = solvers.load(solver, **own["solver"])
+    chosen = load_solver(solver, own["solver"])
     slot = load_prior(prior, own["prior"])
     pixels = read_array(image)
     if simulate and truth is not None:
@@ -108,7 +109,7 @@ def restore(
             "settings": {
                 "operator": {"name": operator, **_given(operator_options)},
                 "prior": {"name": prior, **own["prior"]},
-                "solver": {"name": solver, **own["solver"]},
+                "solver": {"name": solver or "kps", **(QUICK if solver is None else {}), **own["solver"]},
                 "simulate": simulate,
                 "sigma": result.sigma,
                 "sigma_estimated": result.sigma_estimated,
@@ -338,7 +339,8 @@ def _print_check(report: Report) -> None:
             continue
         f, floor = o.figures, o.floor.typical if o.floor is not None else {}
         pairs = [_cell(f["mean_observed"], f["mean_null"]), _cell(f["spread_observed"], f["spread_null"])]
-        distance = f"{_cell(f['sw2'])} ({_cell(floor.get('sw2', math.nan))})"
+        between = ", ".join(f"{end:.2f}" for end in o.intervals.get("sw2", ()))
+        distance = f"{_cell(f['sw2'])}{f' [{between}]' if between else ''} ({_cell(floor.get('sw2', math.nan))})"
         rest = [_cell(f["coverage90"]), _cell(f["weights_tv"]), _cell(f["chi2"])]
         calls = f"{o.nfe}" + (f" + {o.nfe_backward}" if o.nfe_backward else "")
         table.add_row(o.problem, *pairs, distance, *rest, calls, f"{o.seconds:.1f}", f"{o.draws} {o.mode}")
@@ -346,8 +348,8 @@ def _print_check(report: Report) -> None:
     console.print(table)
     console.print(
         "mean: its error in posterior stds, std: over the posterior's, both where the operator sees / does not see; "
-        "SW2: distance to exact draws (that of exact draws); 90 %: true coverage of those intervals; modes: error of "
-        "their weights; NFE: denoiser calls a draw + passes back.\n"
+        "SW2: distance to exact draws [its 95 % interval] (that of exact draws); 90 %: true coverage of those "
+        "intervals; modes: error of their weights; NFE: denoiser calls a draw + passes back.\n"
     )
     for text in report.lines():
         console.print(text)

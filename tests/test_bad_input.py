@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from skimage import data as pictures
 
-from invdiff import sampling
+from invdiff import running
 from invdiff.cli import main
 
 BASE = {"--operator": "denoise", "--sigma": "0.05", "--prior": "gaussian", "--solver": "ddrm"}
@@ -50,7 +50,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def reached(*_: object, **__: object) -> None:
         raise AssertionError("the computation began")
 
-    monkeypatch.setattr(sampling, "progress_bar", reached)
+    monkeypatch.setattr(running, "progress_bar", reached)
     return tmp_path
 
 

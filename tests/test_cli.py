@@ -68,8 +68,8 @@ def test_restore_writes_the_whole_folder(photo: Path, tmp_path: Path, capsys: py
         ["invdiff", *map(str, words), *FAST, "--seed", "5", "--out", str(out), "--keep-posterior"]
     )
     assert record["settings"]["operator"] == {"name": "blur", "psf_kind": "gaussian:1"}
-    assert record["settings"]["solver"] == {"name": "ddrm", "steps": 3}
-    assert record["solver"]["eta"] == 0.85  # resolved
+    assert record["settings"]["solver"] == {"name": "kps", "steps": 3, "products": 3}
+    assert record["solver"]["tolerance"] == 0.005  # resolved
     assert record["seed"] == 5
     assert record["nfe"] == 3
     assert record["seconds"] > 0
