@@ -3,6 +3,9 @@
 A cloud is n particles x_i with weights w_i that stand for one distribution, sum_i w_i delta(x_i). Everything here takes
 b clouds at once, values (b, n, ...) and log-weights (b, n), and works along the particles alone: a cloud never depends
 on the others, and its chances come from its own stream. Log-weights need no normalisation, and are kept in float64.
+
+A cloud with a log-weight that is NaN or inf, or none above -inf, has failed: its weights are NaN, its ancestors -1, and
+what is gathered from them is NaN, so that the others go on and the draw is marked.
 """
 
 from __future__ import annotations
@@ -31,20 +34,12 @@ RESAMPLING = ("systematic", "multinomial")
 
 
 def normalise(log_weights: Tensor) -> Tensor:
-    """The weights of every cloud, (b, n) float64, of sum 1 along the particles.
+    """The weights of every cloud, (b, n) float64, of sum 1 along the particles; NaN in one that failed.
 
-    Raises:
-        FloatingPointError: if a log-weight is NaN or inf, or all those of a cloud are -inf.
-
-    >>> normalise(torch.tensor([[0.0, 0.0], [-1e4, float("-inf")]])).tolist()
-    [[0.5, 0.5], [1.0, 0.0]]
+    >>> normalise(torch.tensor([[0.0, 0.0], [-1e4, float("-inf")], [0.0, float("nan")]])).tolist()
+    [[0.5, 0.5], [1.0, 0.0], [nan, nan]]
     """
-    weights = log_weights.double().softmax(1)
-    if bool(weights.isnan().any()):
-        raise FloatingPointError(
-            "A cloud's log-weights are not finite: its particles diverged; use more steps, or a larger sigma_y."
-        )
-    return weights
+    return log_weights.double().softmax(1)
 
 
 def effective_size(log_weights: Tensor) -> Tensor:
@@ -85,9 +80,10 @@ def resample(log_weights: Tensor, random: MemberRandom, kind: str = "systematic"
 
 
 def gather(values: Tensor, ancestors: Tensor) -> Tensor:
-    """The values (b, n, ...) of the ancestors (b, m) of every cloud, (b, m, ...)."""
+    """The values (b, n, ...) of the ancestors (b, m) of every cloud, (b, m, ...); NaN where there is none (-1)."""
     rows = torch.arange(values.shape[0], device=values.device)[:, None]
-    return values[rows, ancestors]
+    found, lost = values[rows, ancestors], ancestors < 0
+    return found.masked_fill(lost.reshape(*lost.shape, *(1,) * (values.ndim - 2)), torch.nan) if lost.any() else found
 
 
 def shuffled(x: Tensor, log_weights: Tensor, random: MemberRandom) -> Tensor:
@@ -113,9 +109,10 @@ def likelihood_of_particles(likelihood: Likelihood, particles: int) -> Likelihoo
 
 
 def _inverse(log_weights: Tensor, heights: Tensor) -> Tensor:
-    """The first particle at which the summed weights pass each height in [0, 1), (b, m)."""
+    """The first particle at which the summed weights pass each height in [0, 1), (b, m); -1 in a cloud that failed."""
     weights = normalise(log_weights)
     bounds = weights.cumsum(1)
     # Divided by the last sum, which is 1 up to rounding, so that no height lies above it; and a particle of weight 0
     # at the end is never reached.
-    return torch.searchsorted(bounds / bounds[:, -1:], heights, right=True).clamp_max(log_weights.shape[1] - 1)
+    found = torch.searchsorted(bounds / bounds[:, -1:], heights, right=True).clamp_max(log_weights.shape[1] - 1)
+    return torch.where(weights.isnan().any(1, keepdim=True), -1, found)

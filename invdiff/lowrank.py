@@ -93,6 +93,9 @@ def _beside(basis: Tensor, block: Tensor) -> Tensor:
 
 
 def _eigen(small: Tensor, basis: Tensor | None, rest: Tensor) -> LowRank:
-    values, vectors = torch.linalg.eigh((small + small.mT) / 2)
+    # One member that is not finite would be an error of them all: it is left out, and comes back as not a number.
+    fine = small.isfinite().flatten(1).all(1)
+    values, vectors = torch.linalg.eigh(torch.where(fine[:, None, None], (small + small.mT) / 2, 0.0))
+    values = torch.where(fine[:, None], values, torch.nan)
     # A covariance has no negative eigenvalue; rounding and networks make some.
     return LowRank(vectors if basis is None else basis @ vectors, values.clamp_min(0), rest.clamp_min(0))

@@ -23,12 +23,16 @@ def newton_prox(operator: LinearOperator, y: Tensor, gain: float, z: Tensor, rho
         operator: linear A.
         y: measurement, (1 or b, *out_shape), in image units.
         gain: image units per photon.
-        z: (b, *in_shape).
+        z: (b, *in_shape); where one is not finite, what comes back is NaN.
         rho: (1 or b, 1, ..., 1).
 
     Raises:
         ValueError: if no image was found for which A x is positive where photons were counted.
     """
+    fine = torch.isfinite(z).flatten(1).all(1).reshape((-1,) + (1,) * (z.ndim - 1))
+    if not bool(fine.all()):
+        # What is no image has no prox: lifted to a start where A x is positive, it would become one.
+        return torch.where(fine, newton_prox(operator, y, gain, torch.where(fine, z, 0.5), rho), torch.nan)
     count = (y / gain).expand(z.shape[0], *y.shape[1:])
     counted = count > 0
 

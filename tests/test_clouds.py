@@ -65,9 +65,22 @@ def test_weights_and_their_effective_number():
 
 
 @pytest.mark.parametrize("bad", [[math.nan, 0.0], [-math.inf, -math.inf], [math.inf, 0.0]])
-def test_weights_that_are_none_are_refused(bad):
-    with pytest.raises(FloatingPointError, match="log-weights are not finite: its particles diverged; use more steps"):
-        clouds.normalise(torch.tensor([[0.0, 0.0], bad]))
+def test_a_cloud_without_weights_fails_alone(bad):
+    log_weights = torch.tensor([[0.0, -1.0], bad])
+    weights = clouds.normalise(log_weights)
+    torch.testing.assert_close(weights[:1], clouds.normalise(log_weights[:1]))
+    assert weights[1].isnan().all()
+    x = torch.arange(4.0).reshape(2, 2, 1)
+    for kind in clouds.RESAMPLING:
+        ancestors = clouds.resample(log_weights, streams(2), kind)
+        assert (ancestors[1] == -1).all()
+        assert torch.equal(ancestors[:1], clouds.resample(log_weights[:1], streams(1), kind))
+        gathered = clouds.gather(x, ancestors)
+        assert torch.equal(gathered[:1], clouds.gather(x[:1], ancestors[:1]))
+        assert gathered[1].isnan().all()
+    drawn = clouds.shuffled(x, log_weights, streams(2))
+    assert torch.equal(drawn[:1], clouds.shuffled(x[:1], log_weights[:1], streams(1)))
+    assert drawn[1].isnan().all()
 
 
 def test_systematic_children_are_within_one_of_their_share():

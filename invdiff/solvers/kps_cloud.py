@@ -192,9 +192,13 @@ class _Measured:
         return -0.5 * white.square().sum((1, 2)) - factor.diagonal(dim1=1, dim2=2).log().sum(1)
 
     def factor(self, covariance: Tensor) -> Tensor:
-        """The Cholesky factor of covariance + R, (b, k, k), with a rounding of the first on its diagonal."""
+        """The Cholesky factor of covariance + R, (b, k, k), with a rounding of the first on its diagonal.
+
+        Not a number for a particle that has none, which would otherwise be an error of all of them.
+        """
         rounding = 1e-12 * covariance.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
-        return torch.linalg.cholesky(covariance + torch.diag_embed(self.variance + rounding))
+        factor, failed = torch.linalg.cholesky_ex(covariance + torch.diag_embed(self.variance + rounding))
+        return torch.where(failed[:, None, None] > 0, torch.nan, factor)
 
     def misfit(self, x: Tensor) -> Tensor:
         """y - A x, (b, k)."""
