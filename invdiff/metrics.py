@@ -59,24 +59,28 @@ def ssim(
     size = 11 if window == "gaussian" else 7
     if image.ndim != 4 or min(image.shape[-2:]) < size:
         raise ValueError(f"SSIM needs images (b, C, H, W) of at least {size} x {size}, got {tuple(image.shape)}.")
-    x, y = (t.double().reshape(-1, 1, *t.shape[-2:]) for t in (image, truth))
-    weights = torch.ones(size, dtype=torch.float64, device=x.device)
+    weights = torch.ones(size, dtype=torch.float64, device=image.device)
     if window == "gaussian":
-        weights = torch.exp(-0.5 * ((torch.arange(size, dtype=torch.float64, device=x.device) - 5) / 1.5) ** 2)
+        weights = torch.exp(-0.5 * ((torch.arange(size, dtype=torch.float64, device=image.device) - 5) / 1.5) ** 2)
     weights = weights / weights.sum()
+    unbiased = size**2 / (size**2 - 1) if window == "uniform" else 1.0
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
 
     def local_mean(t: Tensor) -> Tensor:
         return conv2d(conv2d(t, weights[None, None, :, None]), weights[None, None, None, :])
 
-    unbiased = size**2 / (size**2 - 1) if window == "uniform" else 1.0
-    mean_x, mean_y = local_mean(x), local_mean(y)
-    var_x = unbiased * (local_mean(x * x) - mean_x * mean_x)
-    var_y = unbiased * (local_mean(y * y) - mean_y * mean_y)
-    covariance = unbiased * (local_mean(x * y) - mean_x * mean_y)
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    similarity = similarity / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
-    return similarity.reshape(image.shape[0], -1).mean(1)
+    def of_plane(x: Tensor, y: Tensor) -> Tensor:
+        x, y = x.double()[None, None], y.double()[None, None]
+        mean_x, mean_y = local_mean(x), local_mean(y)
+        var_x = unbiased * (local_mean(x * x) - mean_x * mean_x)
+        var_y = unbiased * (local_mean(y * y) - mean_y * mean_y)
+        covariance = unbiased * (local_mean(x * y) - mean_x * mean_y)
+        similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+        return (similarity / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean()
+
+    # A plane at a time: the ten maps of a large image would take more memory than its restoration.
+    planes = [of_plane(x, y) for x, y in zip(image.flatten(0, 1), truth.flatten(0, 1), strict=True)]
+    return torch.stack(planes).reshape(image.shape[:2]).mean(1)
 
 
 def measured(operator: Operator) -> Tensor:
