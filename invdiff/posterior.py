@@ -28,7 +28,8 @@ class Posterior:
     """Draws from p(x | y), or one point estimate.
 
     Statistics go through the draws a part at a time, so that those of an ensemble in a folder are never all in memory.
-    Draws that failed (`record["failed"]`) are not a number throughout, and count in no statistic.
+    Draws that failed (`record["failed"]`) are not a number throughout, and count in no statistic; of a measurement that
+    has too few others, a statistic is not a number either.
 
     Args:
         draws: (draws, [m,] *in_shape), or the folder that holds them.
@@ -165,9 +166,9 @@ class Posterior:
         return mask if batched else mask[:, 0]
 
     def _usable(self) -> int:
-        """The number of draws that did not fail, of the measurement that has fewest."""
+        """The number of draws that did not fail, of the measurement that has most."""
         failed = self._failed()
-        return len(self) if failed is None else len(self) - int(failed.sum(0).max())
+        return len(self) if failed is None else len(self) - int(failed.sum(0).min())
 
     def _has(self) -> str:
         return f"{self._usable()}" + ("" if self._failed() is None else " that did not fail")

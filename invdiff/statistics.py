@@ -74,11 +74,14 @@ def stored_quantiles(stored: Stored, count: int, probabilities: Sequence[float])
 
 
 def _at(ordered: Tensor, probabilities: Sequence[float]) -> list[Tensor]:
-    """Quantiles of values that are sorted along the first axis."""
+    """Quantiles of values that are sorted along the first axis; not a number where they are too few."""
     count = ordered.shape[0]
     out = []
     for q in probabilities:
         position = (count + 1) * q
+        if not 1 <= position + 1e-9 <= count + 2e-9:
+            out.append(ordered.new_full(ordered.shape[1:], torch.nan))
+            continue
         below = min(max(math.floor(position + 1e-9), 1), count)
         above = min(below + 1, count)
         out.append(ordered[below - 1].lerp(ordered[above - 1], max(position - below, 0.0)))
