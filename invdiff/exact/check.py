@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib
 import math
 import numbers
-import os
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -31,13 +27,12 @@ from ..random import MemberRandom
 from ..record import describe, environment
 from ..report import output_folder, write_json
 from ..sampling import sample
-from ..solvers import check_settings
-from ..solvers import load as load_solver
 from ..solvers.base import CapabilityError, Solver
+from .loading import load, sentence
 from .measure import Exact, mode
 from .pictures import Shown, picture, show
 from .problems import FAMILIES, Problem, problems
-from .verdict import FIGURES, Outcome, judge, overall
+from .verdict import DISTANCES, FIGURES, Outcome, judge, overall
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,7 +94,7 @@ class Report:
         return "\n".join([*self.lines(), "", self.verdict])
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row for each problem: its figures, with what exact draws give on average as NAME_floor."""
+        """One row for each problem: its figures, what exact draws give (NAME_floor), and intervals of distances."""
         out = []
         for o in self.outcomes:
             row: dict[str, Any] = {"problem": o.problem, "family": o.family, "grade": o.grade, "mode": o.mode}
@@ -107,6 +102,8 @@ class Report:
             for name in FIGURES:
                 row[name] = o.figures.get(name, math.nan)
                 row[f"{name}_floor"] = o.floor.typical.get(name, math.nan) if o.floor is not None else math.nan
+                if name in DISTANCES:
+                    row[f"{name}_low"], row[f"{name}_high"] = o.intervals.get(name, (math.nan, math.nan))
             out.append(row | {"verdict": o.words})
         return out
 
@@ -202,63 +199,6 @@ def names() -> dict[str, str]:
     return {family: _FAMILIES[family] for family in FAMILIES}
 
 
-def load(name: str, **settings: Any) -> Solver:
-    """The solver of that name in `invdiff list`, or a class of one's own, "module:Class".
-
-    The module is imported from the current folder or from where Python finds it.
-
-    Args:
-        name: such as "ddrm", or "mysolver:MySolver" for the class MySolver of mysolver.py.
-        settings: of the solver.
-
-    Raises:
-        ValueError: an unknown name or setting, a module that cannot be imported, a class that it does not hold or that
-            is no solver.
-
-    >>> load("ddrm", steps=20).steps
-    20
-    """
-    if ":" not in name:
-        return load_solver(name, **settings)
-    module, _, kind = name.partition(":")
-    if not all(part.isidentifier() for part in (*module.split("."), kind)):
-        raise ValueError(
-            f"The solver is {name!r}: expected a name, or module:Class such as mysolver:MySolver (no .py)."
-        )
-    found = _import(module)
-    classes = [key for key, value in vars(found).items() if isinstance(value, type) and value.__module__ == module]
-    cls = getattr(found, kind, None)
-    if cls is None:
-        raise ValueError(f"The module {module} has no class {kind!r}{nearest(kind, classes) if classes else '.'}")
-    if not isinstance(cls, type):
-        raise ValueError(f"{name} is {type(cls).__name__}: expected a class with `stochastic` and `iterate`.")
-    check_settings(cls, settings)
-    try:
-        solver = cls(**settings)
-    except TypeError as error:
-        raise ValueError(f"{name} cannot be made of its settings ({error}): give each as solver.NAME=VALUE.") from error
-    if not isinstance(solver, Solver):
-        missing = " and ".join(f"`{part}`" for part in ("stochastic", "iterate") if not hasattr(solver, part))
-        raise ValueError(f"{name} is no solver: it has no {missing}; see invdiff.solvers.Solver.")
-    return solver
-
-
-def _import(module: str) -> ModuleType:
-    """A module of the current folder, or of where Python looks."""
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
-            raise ValueError(f"There is no module {module!r} in {here} or where Python looks.") from error
-        raise ValueError(f"The module {module!r} needs {error.name!r}, which is not installed.") from error
-    except Exception as error:  # a module of the user's runs when it is imported, and may raise anything
-        raise ValueError(f"The module {module!r} cannot be imported: {_sentence(error)}") from error
-    finally:
-        sys.path.remove(here)
-
-
 def select(chosen: str | Sequence[str], *, full: bool = False) -> list[Problem]:
     """The problems of those names in the order of the laboratory; a family stands for a few of it unless full.
 
@@ -303,7 +243,7 @@ def examine(
     except CapabilityError as error:
         return Outcome(problem.name, problem.family, "refused", f"does not apply: {error}"), None
     except Exception as error:  # a class of the user's may raise anything; the other problems still tell something
-        return Outcome(problem.name, problem.family, "failed", f"failed: {_sentence(error)}"), None
+        return Outcome(problem.name, problem.family, "failed", f"failed: {sentence(error)}"), None
     if posterior.record["interrupted"]:
         raise KeyboardInterrupt
     exact = Exact(problem, len(posterior))
@@ -312,6 +252,8 @@ def examine(
     common: dict[str, Any] = {"mode": mode(posterior), "draws": len(posterior), "figures": measured}
     common |= {"floor": exact.floor, "nfe": record["nfe"], "nfe_backward": record["nfe_backward"]}
     common |= {"seconds": record["seconds"]}
+    if not posterior.point and not record["dependent"]:
+        common["intervals"] = exact.intervals(posterior.draws)
     grade, words = judge(measured, exact.floor, exact.noun)
     shown = show(posterior.draws, exact.sets, exact.reference)
     return Outcome(problem.name, problem.family, grade, words, **common), shown
@@ -344,15 +286,6 @@ def run(
             on_step=on_step,
             progress=False,
         )
-
-
-def _sentence(error: Exception) -> str:
-    """Kind and text of an error, and where in the caller's own code it was raised."""
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ").rstrip(".")
-    ours = str(Path(__file__).resolve().parent.parent)
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.lineno is not None]
-    own = [f for f in frames if not f.filename.startswith(ours) and "site-packages" not in f.filename]
-    return f"{text} ({Path(own[-1].filename).name}, line {own[-1].lineno})." if own else f"{text}."
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .problem import stream
 
-__all__ = ["bootstrap", "bootstrap_mean", "energy_distance", "sliced_wasserstein"]
+__all__ = ["Distance", "bootstrap", "bootstrap_mean", "energy_distance", "sliced_wasserstein"]
 
 Distance = Callable[[Tensor, Tensor], float]
 
@@ -80,7 +80,7 @@ def energy_distance(a: Tensor, b: Tensor) -> float:
 def bootstrap(
     distance: Distance, a: Tensor, b: Tensor, resamples: int = 50, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """The interval distance(a, b) +/- z * (std of the distance over resampled sets), not below 0.
+    """The interval distance(a, b) +/- z * (std of the distance over resampled sets), not below 0, of independent draws.
 
     Efron and Tibshirani 1993, "An Introduction to the Bootstrap". Resampled sets repeat draws and are
     further apart than new ones would be, so their spread is used and not their quantiles.

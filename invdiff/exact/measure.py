@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..operators import Identity, LinearOperator, Mask
 from ..posterior import Posterior
-from .distances import energy_distance, sliced_wasserstein
+from .distances import Distance, bootstrap, energy_distance, sliced_wasserstein
 from .figures import coverage, density_coverage, observed_variance, residual_chi2, row_space, total_variation
 from .problem import Problem
 from .verdict import FIGURES, Floor
@@ -115,9 +115,7 @@ class Exact:
             return out
         # Against as many exact draws, so that exact draws have the distance of two such sets.
         others = self.reference[: self.count]
-        out["sw1"] = sliced_wasserstein(wide, others, 1) / self.scale
-        out["sw2"] = sliced_wasserstein(wide, others, 2) / self.scale
-        out["energy"] = energy_distance(wide, others) / math.sqrt(self.scale)
+        out |= {name: distance(wide, others) for name, distance in self._distances.items()}
         for level in (0.5, 0.9):
             if len(wide) >= 2 / (1 - level) - 1:
                 out[f"coverage{100 * level:.0f}"] = coverage(wide, posterior, level)
@@ -126,6 +124,20 @@ class Exact:
         if self.problem.family == "heavy":
             out["hdr90"] = density_coverage(wide, self.problem)
         return out
+
+    def intervals(self, draws: Tensor, resamples: int = 25) -> dict[str, tuple[float, float]]:
+        """95 % intervals of the distances, by resampling of draws (n, *shape) that do not depend on each other."""
+        wide, others = draws.double(), self.reference[: self.count]
+        return {name: bootstrap(distance, wide, others, resamples) for name, distance in self._distances.items()}
+
+    @property
+    def _distances(self) -> dict[str, Distance]:
+        """The distances between two sets of draws, in the units of the figures."""
+        return {
+            "sw1": lambda a, b: sliced_wasserstein(a, b, 1) / self.scale,
+            "sw2": lambda a, b: sliced_wasserstein(a, b, 2) / self.scale,
+            "energy": lambda a, b: energy_distance(a, b) / math.sqrt(self.scale),
+        }
 
     def independent(self) -> Tensor:
         """One more set of exact draws, (count, *shape), to be measured as if it were a solver's."""

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["FIGURES", "TOLERANCE", "Floor", "Outcome", "judge", "overall"]
+__all__ = ["DISTANCES", "FIGURES", "TOLERANCE", "Floor", "Outcome", "judge", "overall"]
 
 FIGURES = {
     "mean_observed": "error of the mean where the operator sees, posterior stds",
@@ -30,6 +30,7 @@ FIGURES = {
     "hdr90": "true coverage of the nominal 90 % region of highest density (heavy tails)",
     "chi2": "mean square of the residual over that of the noise",
 }
+DISTANCES = ("sw1", "sw2", "energy")
 # Beyond the floor, what still makes a rough guide: mean error in posterior stds, relative error of the std, coverage
 # of the 90 % interval, total variation of the mode weights, distance in floors, relative error of chi^2.
 TOLERANCE = {"mean": 0.25, "spread": 0.1, "coverage": 0.03, "weights": 0.1, "distance": 2.0, "chi2": 0.2}
@@ -71,6 +72,7 @@ class Outcome:
         draws: their number.
         figures: of FIGURES, NaN where a figure does not exist.
         floor: of exact draws.
+        intervals: of 95 %, of the distances; none where the draws depend on each other.
         nfe, nfe_backward: denoiser calls, and passes back through it, per draw.
         seconds: of the run.
     """
@@ -83,6 +85,7 @@ class Outcome:
     draws: int = 0
     figures: Mapping[str, float] = field(default_factory=dict)
     floor: Floor | None = None
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     nfe: int = 0
     nfe_backward: int = 0
     seconds: float = 0.0

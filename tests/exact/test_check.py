@@ -77,6 +77,20 @@ def test_each_fault_is_named(spoil, name, sentence):
     assert re.search(sentence, outcome.words), outcome.words
 
 
+def test_distances_have_intervals_where_the_draws_are_independent():
+    exact = Exact(PROBLEMS[MODES], 96)
+    draws = exact.independent()
+    found, figures = exact.intervals(draws), exact.figures(draws)
+    assert set(found) == {"sw1", "sw2", "energy"}
+    for name, (low, high) in found.items():
+        assert low <= figures[name] <= high
+        assert 0 < high - low < 4 * figures[name]
+    cloud = solvers.load("tds", steps=3, particles=4, keep="cloud")
+    (outcome,) = quick(cloud, MODES).outcomes
+    assert outcome.mode == "all of 4"
+    assert outcome.intervals == {}
+
+
 def test_a_small_fault_is_close_and_not_wrong():
     slightly = Perfect(lambda x, p: p.posterior.mean + 1.04 * (x - p.posterior.mean))
     (outcome,) = quick(slightly, DENOISE, draws=128).outcomes
@@ -183,6 +197,7 @@ def test_the_files_of_a_report(tmp_path):
     assert [row["problem"] for row in rows] == [outcome.problem for outcome in report.outcomes]
     assert float(rows[0]["spread_observed"]) == pytest.approx(report.outcomes[0].figures["spread_observed"], abs=1e-4)
     assert float(rows[0]["coverage90_floor"]) == pytest.approx(0.9, abs=0.01)
+    assert 0 < float(rows[0]["sw2_low"]) < float(rows[0]["sw2"]) < float(rows[0]["sw2_high"])
     assert rows[1]["grade"] == "refused"
     text = (tmp_path / "out" / "verdict.txt").read_text()
     assert report.verdict in text
