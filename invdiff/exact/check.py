@@ -269,6 +269,9 @@ def run(
     """Draw from the posterior of a problem, from its highest noise level on where the solver leaves that open.
 
     Every problem has random numbers of its own, so that the errors on two of them are independent.
+
+    Raises:
+        FloatingPointError: if a draw is not finite: the others alone would not be the solver's.
     """
     if "sigma_max" in vars(solver) and vars(solver)["sigma_max"] is None and dataclasses.is_dataclass(solver):
         solver = dataclasses.replace(solver, sigma_max=problem.sigma_max)  # type: ignore[type-var]
@@ -276,7 +279,8 @@ def run(
     count = draws if solver.stochastic else 1
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Interrupted")  # whoever called says it
-        return sample(
+        warnings.filterwarnings("ignore", message=".*are not finite")  # the error below says it
+        posterior = sample(
             solver,
             problem.likelihood,
             problem.prior,
@@ -286,6 +290,10 @@ def run(
             on_step=on_step,
             progress=False,
         )
+    failed = posterior.record["failed"]
+    if failed:
+        raise FloatingPointError(f"{len(failed)} of {len(posterior)} draws are not finite")
+    return posterior
 
 
 @contextmanager

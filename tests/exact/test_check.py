@@ -163,6 +163,9 @@ def test_a_class_that_fails_says_where_and_the_others_are_run():
 def test_draws_that_are_not_finite_are_a_failure():
     report = quick(Perfect(lambda x, problem: x * float("nan")), DENOISE)
     assert "failed: FloatingPointError: Draw 0 of measurement 0 is not finite" in report.outcomes[0].words
+    some = Perfect(lambda x, problem: torch.where(torch.arange(len(x)).reshape(-1, 1, 1, 1) == 3, torch.nan, x))
+    (outcome,) = quick(some, DENOISE).outcomes
+    assert (outcome.grade, outcome.words) == ("failed", "failed: FloatingPointError: 1 of 48 draws are not finite.")
 
 
 def test_ctrl_c_keeps_what_is_finished():
