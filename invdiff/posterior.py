@@ -100,7 +100,7 @@ class Posterior:
 
     def mean(self) -> Tensor:
         """The mean of the draws, ([m,] *in_shape)."""
-        return statistics.moments(self.blocks(), self._failed())[0]
+        return self._moments()[0]
 
     def std(self) -> Tensor:
         """The standard deviation of the draws (ddof = 1), ([m,] *in_shape).
@@ -111,7 +111,7 @@ class Posterior:
         self._refuse_point("std")
         if self._usable() < 2:
             raise ValueError(f"std needs at least 2 draws: this posterior has {self._has()}; ask sample for more.")
-        return statistics.moments(self.blocks(), self._failed())[1]
+        return self._moments()[1]
 
     def quantile(self, q: float) -> Tensor:
         """The value at position (K + 1) q of the K sorted draws, linear in between, ([m,] *in_shape).
@@ -138,6 +138,11 @@ class Posterior:
             raise ValueError(f"A {level:.0%} interval needs at least {needed} draws: this posterior has {self._has()}.")
         low, high = self._quantiles([(1 - level) / 2, (1 + level) / 2])
         return low, high
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        if self._draws is None and self._stored is not None:
+            return statistics.stored_moments(self._stored, len(self))
+        return statistics.moments(self.blocks(), self._failed())
 
     def _quantiles(self, probabilities: list[float]) -> list[Tensor]:
         self._refuse_point("quantile")

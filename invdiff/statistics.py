@@ -12,10 +12,10 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .stored import Stored
 
-__all__ = ["moments", "quantiles", "stored_quantiles"]
+__all__ = ["moments", "quantiles", "stored_moments", "stored_quantiles"]
 
-# Values that are sorted at a time: 256 MB in float32.
-_AT_ONCE = 2**26
+# Values that are sorted at a time: with the sorted ones and their order 256 MB in float32.
+_AT_ONCE = 2**24
 
 
 def moments(blocks: Iterable[Tensor], failed: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -58,19 +58,32 @@ def quantiles(draws: Tensor, failed: Tensor | None, probabilities: Sequence[floa
     return [torch.stack(parts) for parts in zip(*columns, strict=True)]
 
 
-def stored_quantiles(stored: Stored, count: int, probabilities: Sequence[float]) -> list[Tensor]:
-    """`quantiles` of the first draws of a folder, some values of the image at a time."""
-    inside = stored.shape[2:] if stored.batched else stored.shape[1:]
-    size, measurements = math.prod(inside), stored.done.shape[1]
-    width = max(1, _AT_ONCE // (count * measurements))
-    failed = torch.from_numpy(stored.failed[:count] > 0)
-    none = None if not bool(failed.any()) else failed
+def stored_moments(stored: Stored, count: int) -> tuple[Tensor, Tensor]:
+    """`moments` of the first draws of a folder, a chunk at a time."""
     parts = []
-    for first in range(0, size, width):
-        slab = torch.from_numpy(stored.slab(count, slice(first, min(first + width, size))))
-        parts.append(quantiles(slab, none, probabilities))
-    whole = [torch.cat(column, -1).reshape(measurements, *inside) for column in zip(*parts, strict=True)]
-    return whole if stored.batched else [values[0] for values in whole]
+    for columns in stored.columns():
+        failed = torch.from_numpy(stored.failed[:count, columns] > 0)
+        parts.append(moments(stored.blocks(count, columns), failed if stored.batched else failed[:, 0]))
+    if not stored.batched:
+        return parts[0]
+    mean, std = (torch.cat(part) for part in zip(*parts, strict=True))
+    return mean, std
+
+
+def stored_quantiles(stored: Stored, count: int, probabilities: Sequence[float]) -> list[Tensor]:
+    """`quantiles` of the first draws of a folder, some values of some images at a time."""
+    inside = stored.shape[2:] if stored.batched else stored.shape[1:]
+    size, whole = math.prod(inside), []
+    for columns in stored.columns():
+        width, parts = max(1, _AT_ONCE // (count * (columns.stop - columns.start))), []
+        failed = torch.from_numpy(stored.failed[:count, columns] > 0)
+        none = None if not bool(failed.any()) else failed
+        for first in range(0, size, width):
+            slab = torch.from_numpy(stored.slab(count, columns, slice(first, min(first + width, size))))
+            parts.append(quantiles(slab, none, probabilities))
+        whole.append([torch.cat(part, -1) for part in zip(*parts, strict=True)])
+    joined = [torch.cat(part).reshape(-1, *inside) for part in zip(*whole, strict=True)]
+    return joined if stored.batched else [values[0] for values in joined]
 
 
 def _at(ordered: Tensor, probabilities: Sequence[float]) -> list[Tensor]:

@@ -149,33 +149,43 @@ class Stored:
         else:
             self._arrays[name][0, place[0]] = value[:, 0]
 
-    def blocks(self, count: int) -> Iterator[Tensor]:
-        """The first `count` draws, a chunk's rows at a time, (k, [m,] *in_shape)."""
+    def blocks(self, count: int, columns: slice | None = None) -> Iterator[Tensor]:
+        """The first `count` draws, a chunk's rows at a time, (k, [m,] *in_shape).
+
+        Args:
+            count: of draws.
+            columns: measurements; all of them if left out.
+        """
         step = self._x.chunks[1]
         for first in range(0, count, step):
-            part = torch.from_numpy(self.read((slice(first, min(first + step, count)), self._whole[1])))
+            place = slice(first, min(first + step, count)), columns or self._whole[1]
+            part = torch.from_numpy(self.read(place))
             yield part if self.batched else part[:, 0]
 
-    def slab(self, count: int, values: slice) -> Array:
-        """Some values of the flattened images of the first `count` draws, (count, m, values).
+    def columns(self) -> Iterator[slice]:
+        """All measurements, a chunk's at a time."""
+        for first in range(0, self._measurements, self._across):
+            yield slice(first, min(first + self._across, self._measurements))
+
+    def slab(self, count: int, columns: slice, values: slice) -> Array:
+        """Some values of the flattened images of the first `count` draws of a chunk's measurements, (count, m, values).
 
         A chunk is read whole once, for its checksum; of the next slabs nothing else is.
         """
         inside = self.shape[2:] if self.batched else self.shape[1:]
         start, stop, _ = values.indices(math.prod(inside))
-        out = np.full((count, self._measurements, stop - start), np.nan, self._x.dtype)
-        down, across = self._x.chunks[1], self._x.chunks[2] if self.batched else 1
+        out = np.full((count, columns.stop - columns.start, stop - start), np.nan, self._x.dtype)
+        down = self._x.chunks[1]
         for first in range(0, count, down):
-            for j in range(0, out.shape[1], across):
-                place = slice(first, min(first + down, count)), slice(j, min(j + across, out.shape[1]))
-                if (first, j) not in self._sound:
-                    self.read(place)
-                    self._sound.add((first, j))
-                file = self.file("x", first, j)
-                # A chunk of draws that all failed is not written.
-                if file.exists():
-                    whole = np.memmap(file, self._x.dtype, "r", shape=(down, across, math.prod(inside)))
-                    out[place] = whole[: out[place].shape[0], : out[place].shape[1], start:stop]
+            rows = slice(first, min(first + down, count))
+            if (first, columns.start) not in self._sound:
+                self.read((rows, columns))
+                self._sound.add((first, columns.start))
+            file = self.file("x", first, columns.start)
+            # A chunk of draws that all failed is not written.
+            if file.exists():
+                whole = np.memmap(file, self._x.dtype, "r", shape=(down, self._across, math.prod(inside)))
+                out[rows] = whole[: rows.stop - rows.start, : out.shape[1], start:stop]
         return out
 
     def file(self, name: str, row: int, column: int) -> Path:
@@ -202,6 +212,11 @@ class Stored:
         return self.shape[1] if self.batched else 1
 
     @property
+    def _across(self) -> int:
+        """Measurements of a chunk."""
+        return self._x.chunks[2] if self.batched else 1
+
+    @property
     def _whole(self) -> Place:
         return slice(0, self.shape[0]), slice(0, self._measurements)
 
@@ -216,9 +231,8 @@ class Stored:
     def _culprit(self, name: str, place: Place, error: Exception) -> DamagedError:
         """The first chunk of some draws that cannot be read alone."""
         array, (rows, columns) = self._arrays[name], place
-        across = array.chunks[2] if self.batched else 1
         for row in range(rows.start, rows.stop, array.chunks[1]):
-            for column in range(columns.start, columns.stop, across):
+            for column in range(columns.start, columns.stop, self._across):
                 try:
                     _ = array[0, row, column] if self.batched else array[0, row]
                 except Exception:
