@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import zipfile
 from pathlib import Path
@@ -31,7 +32,7 @@ def export(posterior: Posterior, path: str | os.PathLike[str], *, overwrite: boo
         overwrite: whether a file that stands there may be replaced.
 
     Raises:
-        ValueError: another suffix.
+        ValueError: another suffix, or a TIFF of what is no image.
         FileExistsError: something stands there.
         FileNotFoundError: there is no such folder.
     """
@@ -42,6 +43,9 @@ def export(posterior: Posterior, path: str | os.PathLike[str], *, overwrite: boo
         raise FileExistsError(f"{target} is there already: choose another name, or give overwrite=True.")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {target.parent} to write {target.name} in: make it first.")
+    inside = posterior.shape[2 if posterior.record.get("batched") else 1 :]
+    if target.suffix.lower().startswith(".t") and len(inside) < 2:
+        raise ValueError(f"{target.name} is to hold images: these draws have the shape {inside}; use npz or HDF5.")
     write = {".n": _npz, ".t": _tiff, ".h": _hdf5}[target.suffix.lower()[:2]]
     part = target.with_name(f".{target.name}.part{target.suffix}")
     try:
@@ -69,14 +73,14 @@ def _tiff(posterior: Posterior, path: Path) -> None:
     import tifffile
 
     text = json.dumps({"label": posterior.label, "shape": posterior.shape, "record": posterior.record})
-    big = np.prod(posterior.shape) * 4 > 2**31
-    with tifffile.TiffWriter(path, bigtiff=bool(big)) as stack:
+    big = math.prod(posterior.shape) * 8 > 2**31
+    with tifffile.TiffWriter(path, bigtiff=big) as stack:
         first = True
         for block in posterior.blocks():
             pages = block.numpy(force=True)
             for page in pages.reshape(-1, *pages.shape[-2:]):
                 stack.write(
-                    page.astype(np.float32, copy=False),
+                    page,
                     photometric="minisblack",
                     contiguous=True,
                     metadata=None,
