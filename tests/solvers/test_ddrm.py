@@ -104,9 +104,7 @@ def test_an_operator_without_an_svd_is_refused_before_the_first_step():
         calls.append(sigma)
         return x
 
-    with pytest.raises(
-        CapabilityError, match=r"DDRM needs an operator with an SVD; PaddedBlur has none\. Use KPS, "
-    ):
+    with pytest.raises(CapabilityError, match=r"DDRM needs an operator with an SVD; PaddedBlur has none\. Use KPS, "):
         sample(DDRM(), likelihood, denoiser)
     assert not calls
 

@@ -137,9 +137,7 @@ def test_refusals():
     with pytest.raises(CapabilityError, match=r"measurement, which has 257 values: more than 256\. Use KPS\."):
         sample(KPSCloud(), many, lambda x, sigma: x)
     square = Likelihood(y, from_function(lambda x: x**2, (N,), linear=False), GaussianNoise(0.1))
-    with pytest.raises(
-        CapabilityError, match=r"KPSCloud needs a linear operator; .* is not one\. Use DAPS, TDS or "
-    ):
+    with pytest.raises(CapabilityError, match=r"KPSCloud needs a linear operator; .* is not one\. Use DAPS, TDS or "):
         sample(KPSCloud(), square, prior)
     with pytest.raises(CapabilityError, match="KPSCloud needs GaussianNoise; this is PoissonNoise"):
         sample(KPSCloud(), Likelihood(y, Identity((N,)), PoissonNoise(0.1)), prior)
