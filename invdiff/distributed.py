@@ -7,8 +7,10 @@ import logging
 import multiprocessing
 import os
 import pickle
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 
 from .ensemble import Block, Ensemble
 from .progress import Progress
@@ -18,7 +20,8 @@ from .store import Store
 
 try:
     import dask
-    from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, as_completed, get_worker
+    from distributed import Client, KilledWorker, LocalCluster, Worker, WorkerPlugin, as_completed, get_worker
+    from distributed.comm.core import CommClosedError
 except ModuleNotFoundError as missing:
     raise ModuleNotFoundError(
         "engine='dask' needs dask.distributed: pip install 'invdiff[dask]', or leave out engine."
@@ -101,7 +104,7 @@ class Dask:
                     f"A micro-batch lost its worker {self.retries + 1} times, for want of memory perhaps: use fewer "
                     "workers or a smaller micro_batch; what is finished is kept."
                 ) from error
-            except RuntimeError as error:
+            except (MemoryError, RuntimeError) as error:
                 if out_of_memory(error):
                     raise MemoryError(
                         f"A micro-batch of {ensemble.size} does not fit into the memory of a worker: use "
@@ -109,7 +112,10 @@ class Dask:
                     ) from error
                 raise
             finally:
-                client.cancel(futures)
+                # The cluster may be gone, or its scheduler somebody else's, who wants the memory back.
+                with contextlib.suppress(CommClosedError, OSError):
+                    client.cancel(futures)
+                    client.unregister_worker_plugin(setting.name)
 
     def _count(self) -> int:
         return self.workers or len(os.sched_getaffinity(0))
@@ -134,16 +140,23 @@ class Dask:
         # Every worker begins by running the main script again, up to here where nothing tells it to stop.
         if getattr(multiprocessing.current_process(), "_inheriting", False):
             raise RuntimeError(GUARD)
+        # Ctrl-C reaches all processes of a terminal; workers inherit what is blocked, and leave it to this one. The
+        # tracker of resources unblocks it where it is not running yet.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return LocalCluster(
                 n_workers=self._count(),
                 threads_per_worker=1,
                 memory_limit=0,
-                dashboard_address=None,
+                dashboard_address=":0",
                 silence_logs=logging.CRITICAL,
+                scheduler_kwargs={"dashboard": False},
             )
         except RuntimeError as error:
             raise RuntimeError(GUARD) from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Setting(WorkerPlugin):
@@ -154,6 +167,10 @@ class _Setting(WorkerPlugin):
         self.name = f"invdiff-{os.urandom(8).hex()}"
         self.machine = machine(ensemble.device, ensemble.threads)
 
+    def setup(self, worker: Worker) -> None:
+        """On every worker: the folder is opened once."""
+        self.store = Store(self.folder)
+
 
 def _compute(name: str, block: Block) -> int:
     """One micro-batch on a worker; the number of draws that it gave."""
@@ -161,11 +178,14 @@ def _compute(name: str, block: Block) -> int:
     assert isinstance(setting, _Setting)
     ensemble = setting.ensemble
     here = machine(ensemble.device, ensemble.threads)
-    if here != setting.machine:
-        differing = ", ".join(f"{key} {setting.machine[key]} there and {here[key]} here" for key in here)
+    known = setting.machine
+    if here != known:
+        differing = ", ".join(
+            f"{key} {value} there and {here[key]} here" for key, value in known.items() if value != here[key]
+        )
         raise RuntimeError(
             f"A worker is of another kind than the machine that asked ({differing}): use workers of one kind."
         )
     outcome = ensemble.run(block)
-    Store(setting.folder).write(ensemble, block, outcome)
+    setting.store.write(ensemble, block, outcome)
     return outcome.failed.numel()

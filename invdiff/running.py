@@ -116,6 +116,7 @@ def in_folder(
             store.require_same(ensemble)
             try:
                 interrupted = _fill(ensemble, draws, store, engine, on_step, progress)
+                store.require_there()
                 break
             except _TooLarge as error:
                 stored = Stored(store.path)
@@ -188,6 +189,10 @@ def _fill(
                 store.write(ensemble, block, outcome)
         except KeyboardInterrupt:
             return True
+        except OSError:
+            # Of all that goes wrong where a folder was removed, that is what to say.
+            store.require_there()
+            raise
     return False
 
 

@@ -128,7 +128,7 @@ class Store:
             ) from error
         try:
             self._identity = None
-            self._require_there()
+            self.require_there()
             self._clean()
             yield
             self._clean()
@@ -185,7 +185,7 @@ class Store:
             OSError: it cannot be written to (no space left, say); what is done stays done.
             ValueError: draws that are there already came out differently.
         """
-        self._require_there()
+        self.require_there()
         if self._stored is None:
             self._stored = Stored(self.path, "r+")
         stored = self._stored
@@ -210,7 +210,7 @@ class Store:
             for name, value in values.items():
                 stored.put(name, place, value)
         except OSError as error:
-            self._require_there()
+            self.require_there()
             free = shutil.disk_usage(self.path).free
             raise OSError(
                 error.errno,
@@ -264,7 +264,12 @@ class Store:
             array.resize((1, draws, *array.shape[2:]))
         _consolidate(self.path)
 
-    def _require_there(self) -> None:
+    def require_there(self) -> None:
+        """Make sure that the folder is still the one that was locked.
+
+        Raises:
+            FileNotFoundError: it was removed.
+        """
         try:
             found = os.stat(self.path)
         except FileNotFoundError:

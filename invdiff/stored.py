@@ -32,6 +32,10 @@ class DamagedError(OSError):
         super().__init__(sentence)
         self.file = file
 
+    def __reduce__(self) -> tuple[type, tuple[Path, str]]:
+        # It may come from a worker.
+        return DamagedError, (self.file, str(self))
+
 
 def read_attributes(path: Path) -> dict[str, Any]:
     """What the root of a folder says of its ensemble.
