@@ -40,6 +40,9 @@ class Layout:
         Integers are rounded and clipped to what `dtype` (the layout's own by default) can hold up to the data range;
         floats are scaled only, so that a value outside [0, 1] stays visible.
         """
+        if image.ndim > 3:
+            # One image at a time: copies of an ensemble in float64 would take more memory than its restoration.
+            return np.stack([self.to_array(part, dtype=dtype) for part in image])
         values = image.detach().to("cpu", torch.float64).numpy() * self.data_range
         values = np.moveaxis(values, -3, -1)
         if values.shape[-1] == 1 and not self.channel_axis:

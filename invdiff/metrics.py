@@ -166,11 +166,17 @@ def spread_ratio(draws: Tensor, truth: Tensor) -> float:
     """
     if draws.shape[0] < 2:
         raise ValueError(f"The spread of {draws.shape[0]} draw does not exist: ask for at least 2 draws.")
-    draws, truth = draws.double(), truth.double().reshape(truth.shape[-3:]).to(draws.device)
+    truth = truth.double().reshape(truth.shape[-3:]).to(draws.device)
     _same(draws[0], truth)
     count = draws.shape[0]
-    spread = draws.var(0, correction=1).mean().sqrt()
-    error = (draws.mean(0) - truth).square().mean().sqrt()
+    # One draw at a time, as all of them in float64 would double their memory.
+    mean, squares = torch.zeros_like(truth), torch.zeros_like(truth)
+    for draw in draws:
+        mean += draw.double() / count
+    for draw in draws:
+        squares += (draw.double() - mean).square()
+    spread = (squares.mean() / (count - 1)).sqrt()
+    error = (mean - truth).square().mean().sqrt()
     return float(math.sqrt((count + 1) / count) * spread / error)
 
 

@@ -239,7 +239,7 @@ def figures(
     restored = draws.mean(0).clamp(0, 1)
     out |= _compare("", restored, truth)
     if not posterior.point:
-        out["psnr_draw"] = float(psnr(draws.clamp(0, 1), truth.expand_as(draws)).mean())
+        out["psnr_draw"] = float(torch.cat([psnr(draw.clamp(0, 1)[None], truth[None]) for draw in draws]).mean())
         if len(posterior) > 1:
             out["spread_ratio"] = spread_ratio(draws, truth)
     if y.shape == truth.shape:
