@@ -8,6 +8,7 @@ The folder is a Zarr v3 hierarchy with ArviZ's names, which `xarray.open_datatre
     sample_stats/nfe, nfe_backward
     observed_data/y          the measurement
     constant_data/...        what the operator is made of (mask, kernel, ...)
+    .lock                    empty, and held by the process that writes
 
 All arrays are there from the beginning, chunks are written beside their place and moved into it, and nothing in the
 folder depends on when or how often it was interrupted: the same settings give the same bytes. Attributes of the root

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,15 +46,10 @@ def run(path: Path, draws: int = MANY, rest: float = 0.0) -> None:
 
     y = torch.full((2, *SHAPE), 0.6)
     named = FunctionPrior(prior, name="power law", per_member=True)
-    sample(
-        DDRM(steps=3),
-        Likelihood(y, Identity(SHAPE), GaussianNoise(0.1)),
-        named,
-        draws=draws,
-        micro_batch=2,
-        store=path,
-        progress=False,
-    )
+    likelihood = Likelihood(y, Identity(SHAPE), GaussianNoise(0.1))
+    # A draw that is marked before it is there would be a damaged one, and warned of.
+    with warnings.catch_warnings(action="error"):
+        sample(DDRM(steps=3), likelihood, named, draws=draws, micro_batch=2, store=path, progress=False)
 
 
 def killed(moment: int, work: Callable[[], None]) -> None:
