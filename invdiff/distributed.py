@@ -112,10 +112,11 @@ class Dask:
                     ) from error
                 raise
             finally:
-                # The cluster may be gone, or its scheduler somebody else's, who wants the memory back.
                 with contextlib.suppress(CommClosedError, OSError):
                     client.cancel(futures)
-                    client.unregister_worker_plugin(setting.name)
+                    if self.address is not None:
+                        # The workers are somebody else's, who wants the memory back.
+                        client.unregister_worker_plugin(setting.name)
 
     def _count(self) -> int:
         return self.workers or len(os.sched_getaffinity(0))
@@ -150,7 +151,8 @@ class Dask:
                 threads_per_worker=1,
                 memory_limit=0,
                 dashboard_address=":0",
-                silence_logs=logging.CRITICAL,
+                # What its end interrupts is critical to it; to the user it is the end.
+                silence_logs=logging.CRITICAL + 1,
                 scheduler_kwargs={"dashboard": False},
             )
         except RuntimeError as error:
