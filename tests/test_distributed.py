@@ -153,12 +153,12 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path, cluster, monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Progress, "block", stop)
-    with pytest.warns(UserWarning, match=r"Interrupted: \d+ of 40 draws are finished and kept"):
-        kept = run(tmp_path / "dask", 40, cluster, denoiser=Slow())
+    with pytest.warns(UserWarning, match=r"Interrupted: \d+ of 16 draws are finished and kept"):
+        kept = run(tmp_path / "dask", 16, cluster, denoiser=Slow())
     monkeypatch.setattr(Progress, "block", block)
     assert kept.record["interrupted"]
-    run(tmp_path / "dask", 40, cluster, denoiser=Slow())
-    run(tmp_path / "one", 40, denoiser=Slow())
+    run(tmp_path / "dask", 16, cluster, denoiser=Slow())
+    run(tmp_path / "one", 16, denoiser=Slow())
     assert contents(tmp_path / "dask") == contents(tmp_path / "one")
 
 
