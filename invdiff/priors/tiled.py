@@ -47,7 +47,9 @@ class Tiled(Prior):
         tile: largest side of a tile in pixels; rounded down to a multiple of the prior's stride. Where left out 704,
             or four times the overlap where that is more.
         overlap: pixels that a tile reads beyond those it decides; rounded up to a multiple of the prior's stride. Where
-            left out the prior's receptive radius.
+            left out the prior's receptive radius, which changes nothing but rounding (RMS 1e-8 in float32, 2e-4 in
+            bfloat16). Of the 136 pixels of the shipped prior 96 keep a call within RMS 4e-4 of the untiled one at any
+            sigma, 64 within 3e-3; a run of DDRM stays within 5e-4 even with 32 (docs/large.md).
 
     Raises:
         TypeError: `prior` is no Prior, or tile or overlap no whole number.
