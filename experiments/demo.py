@@ -61,9 +61,12 @@ def run(out: Path, draws: int, overwrite: bool) -> None:
         table.add_column(head, justify="left" if head == "task" else "right", no_wrap=True)
     rows: list[tuple[str, Restoration]] = []
     summary: dict[str, Any] = {}
+    if not overwrite and out.exists() and any(out.iterdir()):
+        raise SystemExit(f"The folder {out} is not empty: choose another.")
+    # Beside the pictures, which come at the end: what is interrupted is gone on with.
     ensembles = out / "ensembles"
-    with output_folder(out, overwrite=overwrite) as folder:
-        ensembles.mkdir(parents=True, exist_ok=True)
+    ensembles.mkdir(parents=True, exist_ok=True)
+    with output_folder(out, overwrite=True) as folder:
         for task, (operator, options) in TASKS.items():
             name = task.replace(" ", "_").replace("%", "percent")
             common: dict[str, Any] = {"sigma": SIGMA, "simulate": True, "operator_options": options}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +14,9 @@ from torch.nn.functional import conv2d
 
 from invdiff.operators import Operator
 
-__all__ = ["Chi2", "chi2", "estimate_sigma", "measured", "psnr", "spread_ratio", "ssim"]
+from .statistics import moments
+
+__all__ = ["Chi2", "chi2", "estimate_sigma", "measured", "psnr", "spread_over_error", "spread_ratio", "ssim"]
 
 # A draw whose residual is within 15 % of the noise variance is called consistent: solvers are approximate, the noise is
 # rarely known better, and the sampling error of chi^2 (sqrt(2 / n)) is far below that for a photograph.
@@ -136,17 +139,24 @@ class Chi2:
         return f"The draws are consistent with the stated noise (chi2 {self.value:.2f}, expected 1 +- {band:.2f})."
 
 
-def chi2(draws: Tensor, y: Tensor, operator: Operator, sigma: float, *, point: bool = False) -> Chi2:
-    """Compare draws (K, *in_shape) with one measurement y (*out_shape or (1, *out_shape)) of noise level sigma.
+def chi2(draws: Iterable[Tensor], y: Tensor, operator: Operator, sigma: float, *, point: bool = False) -> Chi2:
+    """Compare draws with one measurement y (*out_shape or (1, *out_shape)) of noise level sigma.
+
+    Args:
+        draws: (K, *in_shape), or one (*in_shape) after another.
+        y: the measurement.
+        operator: that measured it.
+        sigma: standard deviation of its noise.
+        point: whether this is no draw but a point estimate, which may miss y.
 
     Raises:
         ValueError: y does not have the operator's out_shape.
     """
     if tuple(y.shape[-len(operator.out_shape) :]) != operator.out_shape or y.numel() != math.prod(operator.out_shape):
         raise ValueError(f"y has shape {tuple(y.shape)}: expected {operator.out_shape}, what the operator measures.")
-    valid = measured(operator).to(draws.device)
+    valid = measured(operator)
     # One draw at a time: a full batch of residuals would double the memory of the draws.
-    squares = [(operator(x[None]) - y.to(x)).square()[valid].double().mean() for x in draws]
+    squares = [(operator(x[None]) - y.to(x)).square()[valid.to(x.device)].double().mean() for x in draws]
     mean_square = float(torch.stack(squares).mean())
     value = mean_square / sigma**2 if sigma > 0 else None
     return Chi2(value, int(valid.sum()), math.sqrt(mean_square), point)
@@ -166,17 +176,15 @@ def spread_ratio(draws: Tensor, truth: Tensor) -> float:
     """
     if draws.shape[0] < 2:
         raise ValueError(f"The spread of {draws.shape[0]} draw does not exist: ask for at least 2 draws.")
-    truth = truth.double().reshape(truth.shape[-3:]).to(draws.device)
+    truth = truth.reshape(truth.shape[-3:]).to(draws.device)
     _same(draws[0], truth)
-    count = draws.shape[0]
-    # One draw at a time, as all of them in float64 would double their memory.
-    mean, squares = torch.zeros_like(truth), torch.zeros_like(truth)
-    for draw in draws:
-        mean += draw.double() / count
-    for draw in draws:
-        squares += (draw.double() - mean).square()
-    spread = (squares.mean() / (count - 1)).sqrt()
-    error = (mean - truth).square().mean().sqrt()
+    return spread_over_error(*moments(draw[None].double() for draw in draws), draws.shape[0], truth)
+
+
+def spread_over_error(mean: Tensor, std: Tensor, count: int, truth: Tensor) -> float:
+    """`spread_ratio` of `count` draws of this mean and standard deviation, in the shape of the truth."""
+    spread = std.double().square().mean().sqrt()
+    error = (mean.double() - truth.to(mean).double()).square().mean().sqrt()
     return float(math.sqrt((count + 1) / count) * spread / error)
 
 

@@ -37,7 +37,7 @@ def uncertainty_map(posterior: Posterior, *, measurement: int = 0) -> Figure:
     if std.ndim == 4:
         std = std[measurement]
     if std.ndim != 3:
-        raise ValueError(f"The draws have shape {tuple(posterior.draws.shape)}: expected images, (draws, C, H, W).")
+        raise ValueError(f"The draws have shape {posterior.shape}: expected images, (draws, C, H, W).")
     heat = _rms(std)
     width, height = _cell(heat, 4.2)
     figure = _figure(max(width, 3.6) + 1.1, height + 0.7)
@@ -125,7 +125,7 @@ def gallery(rows: Sequence[tuple[str, Restoration]]) -> Figure:
         line = grid[row]
         posterior = result.posterior
         mean = posterior.mean()
-        pictures = [result.measurement, mean, posterior.draws[0]]
+        pictures = [result.measurement, mean, next(posterior.each())]
         heads = ["measurement", "restored (mean of draws)", "one draw"]
         for axes, picture, head in zip(line, pictures, heads, strict=False):
             _show(axes, picture)

@@ -98,6 +98,18 @@ class Posterior:
         else:
             yield from self.draws.split(16)
 
+    def each(self) -> Iterator[Tensor]:
+        """The draws that did not fail, one after another, ([m,] *in_shape); those of a folder are not kept in memory.
+
+        With several measurements a draw that failed for some of them is given, not a number there.
+        """
+        failed, number = self._failed(), 0
+        for block in self.blocks():
+            for draw in block:
+                if failed is None or not bool(failed[number].all()):
+                    yield draw
+                number += 1
+
     def mean(self) -> Tensor:
         """The mean of the draws, ([m,] *in_shape)."""
         return self._moments()[0]

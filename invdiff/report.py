@@ -109,12 +109,14 @@ def write_restoration(
         keep_posterior: also write posterior.safetensors, the draws as floats, for `Posterior.load`.
     """
     posterior = result.posterior
-    restored, draws = posterior.mean().cpu(), posterior.draws.cpu()
+    restored = posterior.mean().cpu()
     write_image(folder / "restored.png", restored, bits=bits)
     if not posterior.point:
         (folder / "draws").mkdir()
-        width = max(3, len(str(len(draws) - 1)))
-        for number, draw in enumerate(draws):
+        width = max(3, len(str(len(posterior) - 1)))
+        failed = {entry["draw"] for entry in posterior.record.get("failed", [])}
+        numbers = (number for number in range(len(posterior)) if number not in failed)
+        for number, draw in zip(numbers, posterior.each(), strict=True):
             write_image(folder / "draws" / f"{number:0{width}d}.png", draw, bits=bits)
     y = result.measurement
     if y.ndim == 3 and y.shape[0] in (1, 3):
@@ -125,7 +127,7 @@ def write_restoration(
     plots.panel(
         y,
         restored,
-        draw=None if posterior.point else draws[0],
+        draw=None if posterior.point else next(posterior.each()).cpu(),
         std=posterior.std().cpu() if has_spread else None,
         truth=result.truth,
         label=posterior.label,

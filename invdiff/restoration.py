@@ -7,6 +7,7 @@ import numbers
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from . import priors
 from .arrays import Alpha, Array, Layout, from_array
 from .choices import check_sigma, load_prior, load_solver, options_belong, pick_device
 from .likelihood import Likelihood
-from .metrics import chi2, estimate_sigma, measured, psnr, spread_ratio, ssim
+from .metrics import chi2, estimate_sigma, measured, psnr, spread_over_error, ssim
 from .noise import GaussianNoise
 from .operators import Mask, Operator
 from .options import build_operator
@@ -54,26 +55,31 @@ class Restoration:
     Args:
         restored: the mean of the draws, or the point estimate; in the input's dtype.
         std: standard deviation of the draws per value, float32; None for a point estimate or a single draw.
-        draws: (draws, H, W[, C]) in the input's dtype.
         posterior: the draws in [0, 1] and the record of what ran.
         metrics: figures by name, ready for JSON (see `figures`).
         measurement: y in [0, 1], the operator's out_shape.
         operator: the operator that was used.
         sigma: the noise level that was used, [0, 1] units.
         sigma_estimated: whether sigma was estimated from the measurement.
+        layout: of the input.
         truth: (C, H, W) in [0, 1] where it is known.
     """
 
     restored: Array
     std: Array | None
-    draws: Array
     posterior: Posterior
     metrics: dict[str, Any]
     measurement: Tensor
     operator: Operator
     sigma: float
     sigma_estimated: bool
+    layout: Layout
     truth: Tensor | None = None
+
+    @cached_property
+    def draws(self) -> Array:
+        """(draws, H, W[, C]) in the input's dtype, made at first use: those of a folder are read then, all of them."""
+        return self.layout.to_array(self.posterior.draws.detach())
 
 
 def restore(
@@ -185,19 +191,18 @@ def restore(
         engine=engine,
         progress=progress,
     )
-    result = posterior.draws.detach()
     centre = posterior.mean()
     has_spread = not posterior.point and len(posterior) > 1
     return Restoration(
         restored=layout.to_array(centre),
         std=layout.to_array(posterior.std(), dtype=np.float32) if has_spread else None,
-        draws=layout.to_array(result),
         posterior=posterior,
         metrics=figures(posterior, y, forward, level, truth=clean, estimated=estimated),
         measurement=y,
         operator=forward,
         sigma=level,
         sigma_estimated=estimated,
+        layout=layout,
         truth=clean,
     )
 
@@ -218,7 +223,7 @@ def figures(
     of the restored image (clipped to [0, 1] as it is when saved), psnr_draw (mean over the draws), psnr_measurement and
     ssim_measurement where shapes agree, and spread_ratio. Names without a value are absent.
     """
-    draws = posterior.draws.detach().cpu()
+    draws = (draw.detach().cpu() for draw in posterior.each())
     residual = chi2(draws, y.cpu(), operator.to("cpu"), sigma, point=posterior.point)
     out: dict[str, Any] = {
         "label": posterior.label,
@@ -232,16 +237,18 @@ def figures(
             "verdict": residual.verdict,
         },
     }
-    if not posterior.point and len(posterior) > 1:
-        out["mean_std"] = float(posterior.std().mean())
+    spread = posterior.std().cpu() if not posterior.point and len(posterior) > 1 else None
+    if spread is not None:
+        out["mean_std"] = float(spread.mean())
     if truth is None:
         return out
-    restored = draws.mean(0).clamp(0, 1)
-    out |= _compare("", restored, truth)
+    mean = posterior.mean().cpu()
+    out |= _compare("", mean.clamp(0, 1), truth)
     if not posterior.point:
-        out["psnr_draw"] = float(torch.cat([psnr(draw.clamp(0, 1)[None], truth[None]) for draw in draws]).mean())
-        if len(posterior) > 1:
-            out["spread_ratio"] = spread_ratio(draws, truth)
+        levels = [psnr(draw.cpu().clamp(0, 1)[None], truth[None]) for draw in posterior.each()]
+        out["psnr_draw"] = float(torch.cat(levels).mean())
+    if spread is not None:
+        out["spread_ratio"] = spread_over_error(mean, spread, len(levels), truth)
     if y.shape == truth.shape:
         out |= _compare("_measurement", y.cpu().clamp(0, 1), truth)
     return {
