@@ -229,6 +229,21 @@ def table(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def short(rows: Sequence[Row], size: int) -> list[str]:
+    """Markdown of docs/kps.md: CRPS and coverage of each solver at equal cost, means over the crops of one size."""
+    own = [row for row in rows if row["size"] == str(size) and row["mode"] == "equal"]
+    names = [name for name in (REFERENCE, *STEP_COST) if any(row["solver"] == name for row in own)]
+    lines = ["| task | " + " | ".join(names) + " |", "|" + " --- |" * (len(names) + 1)]
+    for task in TASKS:
+        texts = []
+        for name in names:
+            found = [row for row in own if (row["task"], row["solver"]) == (task, name)]
+            crps, coverage = (sum(float(row[key]) for row in found) / len(found) for key in ("crps", "coverage"))
+            texts.append(f"{crps:.4f}, {coverage:.2f}")
+        lines.append(f"| {task} | " + " | ".join(texts) + " |")
+    return lines
+
+
 def _place(group: tuple[str, str, str, str, str]) -> tuple[float, float, int, str, bool, str]:
     size, sigma_y, task, solver, mode = group
     return float(size), float(sigma_y), TASKS.index(task), mode, solver != REFERENCE, solver

@@ -119,7 +119,7 @@ class Likelihood:
         if not isinstance(self.operator, LinearOperator):
             raise ValueError(
                 f"prox needs a linear operator; {type(self.operator).__name__} is not one. "
-                "Use DPS, which takes gradients alone."
+                "Use DPS or DAPS, which take gradients alone."
             )
         weight = torch.as_tensor(rho, dtype=z.dtype, device=z.device)
         if not bool((weight > 0).all()) or not bool(torch.isfinite(weight).all()):

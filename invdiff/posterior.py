@@ -257,5 +257,5 @@ class Posterior:
             solver = self.record.get("solver", {}).get("name", "this solver")
             raise ValueError(
                 f"{what} needs draws, and {solver} gives one point estimate, which has no spread: "
-                "use a sampling solver (DDRM, DPS)."
+                "use a sampling solver (KPS, DDRM)."
             )

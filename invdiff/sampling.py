@@ -105,7 +105,7 @@ def sample(
     draws = int(draws)
     if not solver.stochastic and draws != 1:
         raise ValueError(
-            f"{type(solver).__name__} gives one point estimate: ask for draws=1, not {draws}, or use DDRM or DPS."
+            f"{type(solver).__name__} gives one point estimate: ask for draws=1, not {draws}, or use KPS or DDRM."
         )
     MemberRandom(seed, [])
     if start is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from benchmarks import restoration
 from benchmarks.restoration import (
     COLUMNS,
     FIGURES,
+    RESULTS,
     STEP_COST,
     bootstrap,
     crop,
@@ -22,6 +24,7 @@ from benchmarks.restoration import (
     main,
     measure,
     read,
+    short,
     table,
     write,
 )
@@ -157,3 +160,13 @@ def test_the_bootstrap_interval_is_that_of_the_mean():
     error = float(differences.std()) / 20
     assert low == pytest.approx(float(differences.mean()) - 1.96 * error, abs=0.3 * error)
     assert high == pytest.approx(float(differences.mean()) + 1.96 * error, abs=0.3 * error)
+
+
+def test_the_table_of_the_docs_is_that_of_the_tracked_rows():
+    page = (Path(__file__).parent.parent / "docs" / "kps.md").read_text()
+    rows = [row for row in read(RESULTS) if row["size"] == "48"]
+    assert "\n".join(short(rows, 48)) in page
+    # Every crop with every task and solver, so that means are over the same ones.
+    names = {row["solver"] for row in rows}
+    every = {(row["image"], row["task"], row["solver"]) for row in rows}
+    assert every == set(itertools.product({row["image"] for row in rows}, restoration.TASKS, names))
