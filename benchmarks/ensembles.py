@@ -86,11 +86,7 @@ def scaling(repeats: int = 3, draws: int = 64) -> Iterator[Row]:
         # The first round warms up, and is not counted.
         for repeat in range(repeats + 1):
             for number, (name, engine) in enumerate(engines.items()):
-                settings: dict[str, Any] = {
-                    "store": f"{folder}/{number}-{repeat}.zarr",
-                    "engine": engine,
-                    "micro_batch": 16,
-                }
+                settings: dict[str, Any] = {"store": f"{folder}/{number}-{repeat}.zarr", "engine": engine}
                 clock = time.monotonic()
                 sample(solvers.DDRM(steps=20), likelihood, prior, draws=draws, micro_batch=16, **settings)
                 spent[name] += [time.monotonic() - clock] * (repeat > 0)
@@ -119,10 +115,12 @@ def study(device: str) -> Iterator[Row]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS, metavar="PART")
-    parser.add_argument("--device", default="cpu", help="of the study: cpu or cuda")
+    parser.add_argument("--device", default="cpu", help="of the study: cpu, or cuda (then give --parts study)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="CSV; rows of other parts in it stay")
     parser.add_argument("--one", nargs=2, metavar=("DRAWS", "KEPT"), help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
+    if given.device != "cpu" and given.parts != ["study"]:
+        parser.error(f"--device {given.device} is of the study: add --parts study")
     if given.one:
         print(one_ensemble(int(given.one[0]), given.one[1]))
         return

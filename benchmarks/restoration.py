@@ -172,13 +172,17 @@ def measured_rows(settings: argparse.Namespace, standing: Sequence[Row]) -> Iter
             likelihood = measure(image, task, truth, settings.sigma_y)
             cost = 0
             for name in names:
-                for mode in ("equal",) if name == REFERENCE else settings.modes:
+                # With "default" KPS also runs with its own settings, where "equal" has those of --set.
+                both = dict.fromkeys(("equal", *settings.modes))
+                for mode in both if name == REFERENCE else settings.modes:
                     head = [image, task, settings.sigma_y, settings.size, settings.draws, name, mode]
                     row = dict(zip(KEY, map(str, head), strict=True))
                     key = tuple(row.values())
                     equal = name != REFERENCE and mode == "equal"
                     chosen = {"steps": math.ceil(cost / STEP_COST[name])} if equal else {}
-                    solver = solvers.load(name, **(dict(settings.set) if name == REFERENCE else chosen))
+                    solver = solvers.load(
+                        name, **(dict(settings.set) if name == REFERENCE and mode == "equal" else chosen)
+                    )
                     if key not in have or have[key]["settings"] != repr(solver):
                         row |= {"top": str(top), "left": str(left)}
                         row |= run_one(
@@ -186,7 +190,7 @@ def measured_rows(settings: argparse.Namespace, standing: Sequence[Row]) -> Iter
                         )[0]
                         have[key] = row
                         yield row
-                    if name == REFERENCE:
+                    if name == REFERENCE and mode == "equal":
                         cost = int(have[key]["cost"])
 
 
