@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .callables import opaque_in
 from .likelihood import Likelihood
 from .posterior import DEPENDENT, POINT
 from .priors.base import Prior
@@ -158,6 +159,11 @@ class Ensemble:
             "scheme": SCHEME,
             "machine": machine(self.device, self.threads),
         }
+
+    @property
+    def opaque(self) -> str | None:
+        """What of the settings cannot be described, by name, so that other draws may go by the same ones."""
+        return opaque_in(self.settings())
 
     def run(
         self,

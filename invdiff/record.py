@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import hashlib
+import json
 import math
 import numbers
 import platform
 import subprocess
-from collections.abc import Iterator
+import sys
+import types
+from collections.abc import Callable, Iterator
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .callables import code_of_class, describe_callable, is_library, qualified
 from .operators import Operator
 from .priors.base import Prior
 
@@ -23,21 +29,32 @@ __all__ = ["describe", "environment", "machine", "own_constants", "weight_hash"]
 
 # What an operator computes from its other constants when it first needs it, and so holds in some runs only.
 _DERIVED = {"phase", "singular", "u", "unit", "vt"}
+# What torch and an operator keep in every object, described in other ways or not a setting.
+_HELD = {*vars(nn.Module()), "_children", "_constants", "_per_member", "_cache"}
+
+Describe = Callable[[object], Any]
 
 
-def describe(thing: object) -> Any:
+def describe(thing: object, within: tuple[int, ...] = ()) -> Any:
     """A description of an object that JSON can hold: its class name and its settings, tensors by shape and hash.
 
     JSON knows no infinity: it is the word "inf", as in the files of `restore`.
 
     A prior adds its plain settings, the prior that it wraps and the hash of its weights; an operator its plain
-    settings, the hash of every constant and the operators that it is made of.
+    settings, the hash of every constant and the operators that it is made of. A function is described by its code and
+    what it reads: closure, defaults, globals. An object of a class that is not ours adds the code of that class, its
+    public attributes, and the private ones that are arrays, networks or functions. What no description can tell is
+    {"opaque": name}, and so are other private attributes, which may be counters.
+
+    Args:
+        thing: the object.
+        within: the ids of the objects that are being described around it.
 
     >>> from invdiff.operators import Identity
     >>> describe(2 * Identity((1, 2, 2)))["factor"]
     2.0
     """
-    if thing is None or isinstance(thing, (bool, int, str)):
+    if thing is None or isinstance(thing, (bool, str)):
         return thing
     if isinstance(thing, numbers.Integral):  # numpy's integers are no subclass of int
         return int(thing)
@@ -48,34 +65,113 @@ def describe(thing: object) -> Any:
         return str(thing).removeprefix("torch.")
     if isinstance(thing, Tensor):
         return {"shape": list(thing.shape), "dtype": describe(thing.dtype), "sha256": digest(thing)}
+    if isinstance(thing, np.ndarray) and not thing.dtype.hasobject:
+        found = hashlib.sha256(np.ascontiguousarray(thing).tobytes()).hexdigest()
+        return {"shape": list(thing.shape), "dtype": thing.dtype.name, "sha256": found}
+    if isinstance(thing, (bytes, complex, range, slice, enum.Enum, PurePath, type(...))):
+        return repr(thing)
+    if id(thing) in within:
+        return {"within": qualified(type(thing))}
+
+    def inner(part: object) -> Any:
+        return describe(part, (*within, id(thing)))
+
     if isinstance(thing, (list, tuple)):
-        return [describe(item) for item in thing]
+        return [inner(item) for item in thing]
     if isinstance(thing, dict):
-        return {str(key): describe(value) for key, value in thing.items()}
-    out: dict[str, Any] = {"name": type(thing).__name__}
-    if dataclasses.is_dataclass(thing):
-        out |= {field.name: describe(getattr(thing, field.name)) for field in dataclasses.fields(thing)}
+        return {str(key): inner(value) for key, value in thing.items()}
+    if isinstance(thing, (set, frozenset)):
+        return sorted((inner(item) for item in thing), key=json.dumps)
+    if isinstance(thing, type):
+        return {"class": qualified(thing)} | ({} if is_library(thing.__module__) else code_of_class(thing, inner))
+    return describe_callable(thing, inner) or _object(thing, inner)
+
+
+def _object(thing: object, inner: Describe) -> dict[str, Any]:
+    """An object by its class and what it holds."""
+    kind = type(thing)
+    if not _describable(thing):
+        return {"opaque": qualified(kind)}
+    if isinstance(thing, nn.Module):
+        return _module(thing, inner)
+    out: dict[str, Any] = {"name": kind.__name__ if _is_ours(kind) else qualified(kind)}
+    fields = dataclasses.fields(thing) if dataclasses.is_dataclass(thing) else ()
+    out |= {field.name: inner(getattr(thing, field.name)) for field in fields}
     for attribute in ("name", "sigma_range", "channels", "in_shape", "out_shape", "precision", "card", "sha256"):
         value = getattr(thing, attribute, None)
         if value is not None and attribute not in out:
-            out[attribute] = describe(value)
+            out[attribute] = inner(value)
         elif attribute == "name" and isinstance(value, str):
             out["prior"] = value
-    if isinstance(thing, Prior):
-        return _settings(thing, out) | _hash(thing)
+    if _is_ours(kind):
+        if isinstance(thing, Prior | Operator):
+            out = _settings(thing, out, inner)
+    else:
+        out = _attributes(thing, out, inner)
     if isinstance(thing, Operator):
-        return _settings(thing, out) | _constants(thing) | _hash(thing)
-    return out
+        out |= _constants(thing, inner)
+    return out | (_hash(thing) if isinstance(thing, Prior | Operator) else {})
 
 
-def _settings(thing: Prior | Operator, out: dict[str, Any]) -> dict[str, Any]:
-    """`out` with the public attributes that are settings (plain values, tensors, dataclasses) and a wrapped prior."""
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] == "invdiff"
+
+
+def _describable(thing: object) -> bool:
+    """Whether what an object does follows from its attributes, as far as anybody knows."""
+    kind = type(thing)
+    if isinstance(thing, nn.Module | types.SimpleNamespace) or dataclasses.is_dataclass(kind) or _is_ours(kind):
+        return True
+    return hasattr(thing, "__dict__") and kind.__module__.partition(".")[0] not in {"torch", *sys.stdlib_module_names}
+
+
+def _settings(thing: Prior | Operator, out: dict[str, Any], inner: Describe) -> dict[str, Any]:
+    """`out` with the public attributes of ours that are settings, a wrapped prior, and the functions of others."""
     for name, value in vars(thing).items():
         if isinstance(value, Prior):
-            out["inner"] = describe(value)
-        elif not name.startswith("_") and name not in out and _is_setting(value):
-            out[name] = describe(value)
+            out["inner"] = inner(value)
+        elif name.startswith("_"):
+            # Where an operator keeps what it was made from: functions, a physics.
+            if isinstance(thing, Operator) and _is_foreign(value):
+                out[name.removeprefix("_")] = inner(value)
+        elif name not in out and (_is_setting(value) or name == "function" or _is_function(value)):
+            out[name] = inner(value)
     return out
+
+
+def _attributes(thing: object, out: dict[str, Any], inner: Describe) -> dict[str, Any]:
+    """`out` with the attributes of an object of somebody else's class, and the code of that class."""
+    written = not is_library(type(thing).__module__)
+    if written:
+        out |= code_of_class(type(thing), inner)
+    for name, value in getattr(thing, "__dict__", {}).items():
+        if name in out or (name in _HELD and isinstance(thing, nn.Module | Operator)):
+            continue
+        if not name.startswith("_") or isinstance(value, Tensor | np.ndarray | Prior) or _is_foreign(value):
+            out[name] = inner(value)
+        elif written:
+            out["opaque"] = f"{qualified(type(thing))}.{name}"
+    return out
+
+
+def _module(thing: nn.Module, inner: Describe) -> dict[str, Any]:
+    """A network by its parts and the hash of its weights."""
+    saved, parts = thing.state_dict().keys(), {}
+    for name, part in thing.named_modules():
+        parts[name] = _attributes(part, {"name": qualified(type(part))}, inner)
+    # Their values are in the hash; those that are not saved are not.
+    more = {name: inner(value) for name, value in thing.named_buffers() if name not in saved}
+    return {"name": qualified(type(thing)), "modules": parts, **({"buffers": more} if more else {})} | _hash(thing)
+
+
+def _is_function(value: object) -> bool:
+    return callable(value) and not isinstance(value, nn.Module | type)
+
+
+def _is_foreign(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return len(value) > 0 and all(_is_foreign(item) for item in value)
+    return callable(value) and not isinstance(value, Operator | type)
 
 
 def _is_setting(value: object) -> bool:
@@ -83,8 +179,8 @@ def _is_setting(value: object) -> bool:
         return all(isinstance(key, str) and (item is None or _is_setting(item)) for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return all(_is_setting(item) for item in value)
-    plain = isinstance(value, (bool, str, numbers.Real, Tensor, torch.dtype, torch.device, torch.memory_format))
-    return plain or (dataclasses.is_dataclass(value) and not isinstance(value, type))
+    kinds = (bool, str, numbers.Real, Tensor, np.ndarray, torch.dtype, torch.device, torch.memory_format)
+    return isinstance(value, kinds) or (dataclasses.is_dataclass(value) and not isinstance(value, type))
 
 
 def own_constants(operator: Operator) -> dict[str, Any]:
@@ -93,11 +189,11 @@ def own_constants(operator: Operator) -> dict[str, Any]:
     return {k: v for k, v in sorted(operator._constants.items()) if not (builds and k in _DERIVED)}
 
 
-def _constants(operator: Operator) -> dict[str, Any]:
+def _constants(operator: Operator, inner: Describe) -> dict[str, Any]:
     kept = own_constants(operator)
-    out: dict[str, Any] = {"constants": describe(kept)} if kept else {}
+    out: dict[str, Any] = {"constants": inner(kept)} if kept else {}
     if operator._children:
-        out["operators"] = [describe(child) for child in operator._children]
+        out["operators"] = [inner(child) for child in operator._children]
     return out
 
 

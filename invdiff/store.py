@@ -159,7 +159,16 @@ class Store:
         if more:
             self._extend(draws)
         self._stored = Stored(self.path, "r+")
-        return todo
+        return self._standing(ensemble, draws, todo) + todo
+
+    @staticmethod
+    def _standing(ensemble: Ensemble, draws: int, todo: list[Block]) -> list[Block]:
+        """A micro-batch to compute again, and compare, before others are added to it: where settings do not tell all.
+
+        None where nothing is to be added.
+        """
+        there = [block for block in ensemble.blocks(draws) if block not in todo]
+        return there[:1] if todo and there and ensemble.opaque is not None else []
 
     @staticmethod
     def _missing(stored: Stored, place: Place) -> bool:
@@ -195,9 +204,11 @@ class Store:
         draws = outcome.draws[:rows, :columns].cpu().numpy()
         standing = stored.stat("done", place)
         if standing.any() and not np.array_equal(stored.read(place)[standing], draws[standing], equal_nan=True):
+            hidden = ensemble.opaque
+            why = "" if hidden is None else f"{hidden}, which the settings cannot tell, is another one, or "
             raise ValueError(
                 f"Draws {place[0].start} to {place[0].stop - 1} came out otherwise than those that {self.path} "
-                "holds: this machine does not compute the same bits; use another folder for its draws."
+                f"holds: {why}this machine does not compute the same bits; use another folder for its draws."
             )
         failed = outcome.failed[:rows, :columns].cpu().numpy()
         values = {

@@ -21,6 +21,7 @@ from invdiff import Likelihood, Posterior, folders, sample, store
 from invdiff.noise import GaussianNoise
 from invdiff.operators import Identity, Mask
 from invdiff.priors import FunctionPrior, GaussianPrior
+from invdiff.priors.base import Prior
 from invdiff.solvers import DDRM, DPS
 
 SHAPE = (1, 4, 4)
@@ -312,18 +313,48 @@ def test_the_settings_of_an_array_are_read_from_the_root(tmp_path):
     assert contents(path) == contents(tmp_path / "whole")
 
 
-def test_draws_that_come_out_otherwise_are_not_mixed(tmp_path):
-    path = tmp_path / "run"
-    other = FunctionPrior(lambda x, sigma: PRIOR(x, sigma) * factor, name="rounding", per_member=True)
-    factor = 1.0
-    sample(SOLVER, likelihood(), other, draws=3, micro_batch=2, store=path)
-    factor = 1.0 + 1e-5
+class Rounding(Prior):
+    """What a prior computes with does not always stand in its settings."""
+
+    name = "rounding"
+
+    def __init__(self, factor: float) -> None:
+        self._factor = factor
+        self._calls = 0
+
+    def denoise(self, x, sigma):
+        self._calls += 1
+        return PRIOR.denoise(x, sigma) * self._factor
+
+
+@pytest.mark.parametrize(("draws", "more"), [(3, 4), (4, 6)])
+def test_draws_that_come_out_otherwise_are_not_mixed(tmp_path, draws, more):
+    """Where the settings cannot tell, one standing micro-batch is computed again before others are added."""
+    path, prior = tmp_path / "run", Rounding(1.0)
+    sample(SOLVER, likelihood(), prior, draws=draws, micro_batch=2, store=path)
     before = contents(path / "posterior" / "x" / "c")
     with pytest.raises(
-        ValueError, match=r"Draws 2 to 3 came out otherwise than those that .*run holds: this machine d"
+        ValueError,
+        match=r"Draws 0 to 1 came out otherwise than those that .*run holds: .*Rounding\._.*, which the settings "
+        r"cannot tell, is another one, or this machine d",
     ):
-        sample(SOLVER, likelihood(), other, draws=4, micro_batch=2, store=path)
+        sample(SOLVER, likelihood(), Rounding(1.0 + 1e-5), draws=more, micro_batch=2, store=path)
     assert contents(path / "posterior" / "x" / "c") == before
+    sample(SOLVER, likelihood(), prior, draws=more, micro_batch=2, store=path)
+    assert prior._calls == 3 * (2 + 2)
+    sample(SOLVER, likelihood(), prior, draws=more, micro_batch=2, store=path)
+    assert prior._calls == 3 * (2 + 2), "nothing is to be added"
+
+
+def test_functions_that_hold_other_numbers_are_not_mixed(tmp_path):
+    def run(factor: float) -> None:
+        prior = FunctionPrior(lambda x, sigma: PRIOR(x, sigma) * factor, name="scaled", per_member=True)
+        sample(SOLVER, likelihood(), prior, draws=4, micro_batch=2, store=tmp_path / "run")
+
+    run(1.0)
+    run(1.0)
+    with pytest.raises(ValueError, match=r"prior\.function\.closure\.factor 1\.0 there and 1\.5 here"):
+        run(1.5)
 
 
 def test_a_folder_taken_for_a_leftover_is_begun_again(tmp_path, monkeypatch):
