@@ -1,12 +1,13 @@
-"""Large images in tiles: what they cost, and what tiles change: `python -m benchmarks.large run|overlap|seams`.
+"""Large images in tiles: what they cost, and what tiles change: `python -m benchmarks.large run|overlap|runs|seams`.
 
 The images are mosaics of the photographs that scikit-image carries, each mirrored until it fills a square of 1000
 pixels, so that they hold a camera's detail at any size.
 
     run      one restoration of a simulated measurement through `restore`, and its files as `invdiff restore` writes
              them: seconds and peak memory, a row of results/large.csv
-    overlap  the shipped prior in tiles against the same prior on the whole image, one call at each noise level and
-             whole runs: RMS differences, results/large_overlap.csv
+    overlap  the shipped prior in tiles against the same prior on the whole image, one call at each noise level: RMS
+             differences, results/large_overlap.csv
+    runs     the same of whole runs
     seams    a std map of two megapixels, and its gradient across the edges of tiles against elsewhere: docs/large.png
 """
 
