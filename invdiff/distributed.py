@@ -8,10 +8,15 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
+from typing import Any
 
+import numpy as np
+
+from . import __version__
 from .ensemble import Block, Ensemble
 from .progress import Progress
 from .record import machine
@@ -30,7 +35,7 @@ except ModuleNotFoundError as missing:
 __all__ = ["Dask"]
 
 GUARD = (
-    "The workers could not be started, because each runs the main script first: put what the script does below "
+    "The workers could not be started, as each runs the main script first: put what the script does below "
     "`if __name__ == '__main__':`, or connect to a scheduler with Dask(address)."
 )
 
@@ -41,14 +46,18 @@ class Dask:
 
     The prior goes to every worker once, and stays there. A micro-batch whose worker died goes to another one. The
     draws have the same bits as those of one process with as many threads on a machine of the same kind; a worker of
-    another kind refuses. Workers must see the folder, so that a cluster of machines needs a shared file system.
+    another kind or with another version refuses. Workers must see the folder, so that a cluster of machines needs a
+    shared file system with locks. When `sample` has returned, workers write nothing more.
+
+    A micro-batch that does not fit into the memory of a worker is an error, also the first one: it is not made smaller.
 
     Args:
         address: of a scheduler that is running, "tcp://host:8786"; None starts workers on this machine, and ends them.
         workers: how many to start; the number of cores if left out.
         threads: of each worker; if left out those that the folder was begun with, and for a new one the cores divided
             by the workers, 1 for those of an address.
-        retries: how often a micro-batch may lose its worker before that is an error.
+        retries: how often a micro-batch may lose its worker before that is an error; with an address the setting of
+            its scheduler decides, `distributed.scheduler.allowed-failures`.
 
     Raises:
         ValueError: for settings that cannot be used.
@@ -72,6 +81,16 @@ class Dask:
                 "own; leave one of them out."
             )
 
+    def refuse_worker(self) -> None:
+        """Refuse to start workers from one of them.
+
+        Raises:
+            RuntimeError: the main script is being run again by a worker, and got here.
+        """
+        # Every worker begins by running the main script again, up to here where nothing tells it to stop.
+        if self.address is None and getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise RuntimeError(GUARD)
+
     def fitted(self, ensemble: Ensemble) -> Ensemble:
         """A new ensemble with the number of threads that workers compute with."""
         return replace(ensemble, threads=self._threads())
@@ -80,13 +99,13 @@ class Dask:
         """Compute the micro-batches on workers, which write them to the folder.
 
         Raises:
-            RuntimeError: a micro-batch lost its worker too often, or workers are of another kind.
+            RuntimeError: a micro-batch lost its worker too often, workers are of another kind, or could not be started.
             MemoryError: a micro-batch does not fit into the memory of a worker.
             TypeError: something of the user's cannot be sent to other processes.
         """
         if not todo:
             return
-        setting = _Setting(ensemble, os.path.abspath(store.path))
+        setting = _Setting(ensemble, store)
         with self._client() as client:
             try:
                 client.register_plugin(setting)
@@ -101,8 +120,8 @@ class Dask:
                     bar.block(future.result())
             except KilledWorker as error:
                 raise RuntimeError(
-                    f"A micro-batch lost its worker {self.retries + 1} times, for want of memory perhaps: use fewer "
-                    "workers or a smaller micro_batch; what is finished is kept."
+                    f"A micro-batch lost its workers, {error.allowed_failures + 1} in all, for want of memory perhaps: "
+                    "use fewer workers or a smaller micro_batch; what is finished is kept."
                 ) from error
             except (MemoryError, RuntimeError) as error:
                 if out_of_memory(error):
@@ -114,17 +133,22 @@ class Dask:
             finally:
                 with contextlib.suppress(CommClosedError, OSError):
                     client.cancel(futures)
+                # After an error or Ctrl-C there are tasks at work, which nothing else would stop.
+                with contextlib.suppress(OSError):
+                    store.require_there()
+                    store.renew()
+                with contextlib.suppress(CommClosedError, OSError):
                     if self.address is not None:
                         # The workers are somebody else's, who wants the memory back.
                         client.unregister_worker_plugin(setting.name)
 
     def _count(self) -> int:
-        return self.workers or len(os.sched_getaffinity(0))
+        return self.workers or _cores()
 
     def _threads(self) -> int:
         if self.threads is not None:
             return self.threads
-        return 1 if self.address is not None else max(1, len(os.sched_getaffinity(0)) // self._count())
+        return 1 if self.address is not None else max(1, _cores() // self._count())
 
     @contextlib.contextmanager
     def _client(self) -> Iterator[Client]:
@@ -138,56 +162,91 @@ class Dask:
                 yield client
 
     def _cluster(self) -> LocalCluster:
-        # Every worker begins by running the main script again, up to here where nothing tells it to stop.
-        if getattr(multiprocessing.current_process(), "_inheriting", False):
-            raise RuntimeError(GUARD)
-        # Ctrl-C reaches all processes of a terminal; workers inherit what is blocked, and leave it to this one. The
-        # tracker of resources unblocks it where it is not running yet.
-        resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return LocalCluster(
-                n_workers=self._count(),
-                threads_per_worker=1,
-                memory_limit=0,
-                dashboard_address=":0",
-                # What its end interrupts is critical to it; to the user it is the end.
-                silence_logs=logging.CRITICAL + 1,
-                scheduler_kwargs={"dashboard": False},
-            )
+            with _without_interrupts():
+                return LocalCluster(
+                    n_workers=self._count(),
+                    threads_per_worker=1,
+                    memory_limit=0,
+                    dashboard_address=":0",
+                    # What its end interrupts is critical to it; to the user it is the end.
+                    silence_logs=logging.CRITICAL + 1,
+                    scheduler_kwargs={"dashboard": False},
+                )
         except RuntimeError as error:
-            raise RuntimeError(GUARD) from error
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            # A worker that ended without a word of its own had not come to its own beginning; where there is a script,
+            # that comes first.
+            silent = "failed to start worker process" in str(error.__cause__)
+            if silent and getattr(sys.modules["__main__"], "__file__", None):
+                raise RuntimeError(GUARD) from error
+            raise
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that are started here ignore Ctrl-C, which reaches all of a terminal, and leave it to this one."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # Workers inherit what is blocked; the tracker of resources unblocks it where it is not running yet.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Setting(WorkerPlugin):
     """What holds the ensemble on a worker, also on those that join later, so that its prior is sent once."""
 
-    def __init__(self, ensemble: Ensemble, folder: str) -> None:
-        self.ensemble, self.folder = ensemble, folder
+    def __init__(self, ensemble: Ensemble, store: Store) -> None:
+        self.ensemble, self.folder, self.run = ensemble, os.fspath(store.path), store.run
         self.name = f"invdiff-{os.urandom(8).hex()}"
-        self.machine = machine(ensemble.device, ensemble.threads)
+        self.kind = _kind(ensemble)
+        self.refused: Exception | None = None
 
     def setup(self, worker: Worker) -> None:
-        """On every worker: the folder is opened once."""
-        self.store = Store(self.folder)
+        """On every worker: the folder is opened once, and seen to be of these settings."""
+        self.store = Store(self.folder, self.run)
+        try:
+            self._require_kind()
+            self.store.require_there()
+            self.store.require_same(self.ensemble)
+        except Exception as error:
+            # What is raised here reaches nobody where the worker came later.
+            self.refused = error
+
+    def _require_kind(self) -> None:
+        here = _kind(self.ensemble)
+        differing = ", ".join(
+            f"{key} {value} there and {here[key]} here" for key, value in self.kind.items() if value != here[key]
+        )
+        if differing:
+            raise RuntimeError(
+                f"A worker is of another kind than the machine that asked ({differing}): use workers of one kind."
+            )
+
+
+def _kind(ensemble: Ensemble) -> dict[str, Any]:
+    """What must be the same on all machines."""
+    return {"invdiff": __version__, "numpy": np.__version__} | machine(ensemble.device, ensemble.threads)
 
 
 def _compute(name: str, block: Block) -> int:
     """One micro-batch on a worker; the number of draws that it gave."""
     setting = get_worker().plugins[name]
     assert isinstance(setting, _Setting)
-    ensemble = setting.ensemble
-    here = machine(ensemble.device, ensemble.threads)
-    known = setting.machine
-    if here != known:
-        differing = ", ".join(
-            f"{key} {value} there and {here[key]} here" for key, value in known.items() if value != here[key]
-        )
-        raise RuntimeError(
-            f"A worker is of another kind than the machine that asked ({differing}): use workers of one kind."
-        )
-    outcome = ensemble.run(block)
-    setting.store.write(ensemble, block, outcome)
+    if setting.refused is not None:
+        raise setting.refused
+    # A run that has ended does not want what is computed for it.
+    outcome = setting.ensemble.run(block, lambda step: setting.store.require_there())
+    setting.store.write(setting.ensemble, block, outcome)
     return outcome.failed.numel()

@@ -6,12 +6,34 @@ import contextlib
 import glob
 import os
 import shutil
+import sys
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-__all__ = ["beside", "locked", "remove", "sweep"]
+__all__ = ["beside", "give_to", "locked", "remove", "require_locks", "sweep", "turn", "whose"]
 
 _LOCK = ".lock"
+# Names the run that may write, and is empty while there is none. Not the lock itself: a run holds that one throughout,
+# and this one every writer for as long as it writes.
+_RUN = ".run"
+
+
+def require_locks() -> Any:
+    """The module `fcntl`.
+
+    Raises:
+        OSError: the system has none.
+    """
+    try:
+        import fcntl
+    except ImportError as error:
+        raise OSError(
+            f"store= needs a system with POSIX file locks (Linux, macOS), and this one is {sys.platform}: leave out "
+            "store, and keep the draws with Posterior.save."
+        ) from error
+    return fcntl
 
 
 def locked(folder: Path) -> int:
@@ -20,10 +42,9 @@ def locked(folder: Path) -> int:
     Raises:
         FileNotFoundError: there is no such folder.
         BlockingIOError: another process holds it.
-        OSError: the file system has no locks.
+        OSError: the system or the file system has no locks.
     """
-    import fcntl
-
+    fcntl = require_locks()
     # A file and not the folder itself, which NFS cannot lock.
     handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -48,11 +69,54 @@ def beside(path: Path) -> tuple[Path, int]:
         except (FileNotFoundError, BlockingIOError):
             # Another process took it for a leftover, as it had no lock yet.
             continue
-        except OSError:
-            shutil.rmtree(part)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
             raise
         if (part / _LOCK).exists():
             return part, handle
+        os.close(handle)
+
+
+def give_to(folder: Path, run: str) -> None:
+    """Let this run alone write, "" for none; whoever writes at the moment is waited for.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        OSError: it cannot be written to.
+    """
+    fcntl = require_locks()
+    handle = os.open(folder / _RUN, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        os.ftruncate(handle, 0)
+        os.write(handle, run.encode())
+        # So that workers on other machines read it.
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def whose(folder: Path) -> str | None:
+    """The run that may write to a folder, "" for none; None where there is no such folder."""
+    try:
+        return (folder / _RUN).read_text()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+@contextlib.contextmanager
+def turn(folder: Path) -> Iterator[None]:
+    """Write to a folder while `whose` stays what it is; several may at a time.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    fcntl = require_locks()
+    handle = os.open(folder / _RUN, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
         os.close(handle)
 
 

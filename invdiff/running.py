@@ -99,12 +99,15 @@ def in_folder(
     Raises:
         ValueError: the folder was begun with other settings.
         BlockingIOError: another process writes to it.
-        MemoryError: a later micro-batch does not fit into memory.
+        MemoryError: a later micro-batch does not fit into memory, or with an engine any.
         OSError: it cannot be written to, or was removed.
+        RuntimeError: as the engine says.
     """
     from .stored import Stored
 
     asked = ensemble.size
+    if engine is not None:
+        engine.refuse_worker()
     while True:
         if not store.exists:
             if engine is not None:
@@ -126,7 +129,8 @@ def in_folder(
                     raise _stopped(ensemble, kept, cure) from error
                 ensemble = _smaller(ensemble, error)
                 store.remove()
-    stored = Stored(store.path)
+    # Whatever became of draws that nobody asked for.
+    stored = Stored(store.path, draws=draws)
     record = stored.record(draws)
     if interrupted:
         if record["draws"] == 0:

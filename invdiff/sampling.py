@@ -73,7 +73,7 @@ def sample(
             the CPU. The draws have the dtype of y, and without a likelihood that of `start`, but at least float32.
         micro_batch: members per batch, each a cloud where the solver has clouds, the last one being filled up; the
             default depends on the image shape and the number of particles alone. Where the first does not fit into
-            memory, half as many are taken, with a warning; the record says how many.
+            memory, half as many are taken, with a warning, unless there is an engine; the record says how many.
         store: a folder that keeps the draws, new or one that this call began before; statistics of what comes back go
             through it a part at a time.
         engine: "dask" or `invdiff.distributed.Dask(...)` for micro-batches on workers, which write to `store`.

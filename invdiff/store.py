@@ -8,7 +8,8 @@ The folder is a Zarr v3 hierarchy with ArviZ's names, which `xarray.open_datatre
     sample_stats/nfe, nfe_backward
     observed_data/y          the measurement
     constant_data/...        what the operator is made of (mask, kernel, ...)
-    .lock                    empty, and held by the process that writes
+    .lock                    empty, and held by the process that asked for the draws
+    .run                     the run whose workers may write, a random name; empty while there is none
 
 All arrays are there from the beginning, chunks are written beside their place and moved into it, and nothing in the
 folder depends on when or how often it was interrupted: the same settings give the same bytes. Attributes of the root
@@ -17,38 +18,46 @@ hold the settings and their SHA-256, versions, the commit, and the SHA-256 of th
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import math
 import os
 import shutil
+import uuid
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from . import folders
 from .ensemble import Block, Ensemble, Outcome
 from .operators import Operator
 from .record import environment, own_constants, weight_hash
-from .stored import MARK, STATS, Place, Stored, open_root, read_attributes
+from .stored import FORMAT, MARK, STATS, Place, Stored, open_root, read_attributes, settings_hash
 
 if TYPE_CHECKING:
     import zarr
 
 __all__ = ["Store"]
 
+_ARRAYS = ("posterior/x", *(f"sample_stats/{name}" for name in STATS))
+
 
 class Store:
-    """The folder of an ensemble, for writing; `Posterior.load` reads it."""
+    """The folder of an ensemble, for writing; `Posterior.load` reads it.
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self._identity: tuple[int, int] | None = None
+    Args:
+        path: where it is or will be; links are followed, and ~ is the user's home.
+        run: the one to write for, on a worker; `locked` begins one.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], run: str | None = None) -> None:
+        self.path = Path(path).expanduser().resolve()
+        self.run = run
         self._stored: Stored | None = None
 
     @property
@@ -71,15 +80,18 @@ class Store:
         Raises:
             FileNotFoundError: there is no folder to put it in.
             FileExistsError: something came to be at the path meanwhile.
-            OSError: the disk is too small.
+            OSError: the disk is too small, or the system has no locks.
+            ValueError: the draws are of a dtype that it cannot hold.
         """
-        parent = self.path.resolve().parent
+        if ensemble.dtype == torch.bfloat16:
+            raise ValueError("y is bfloat16, which a store cannot hold: use y.float(), or leave out store.")
+        folders.require_locks()
+        parent = self.path.parent
         if not parent.is_dir():
             raise FileNotFoundError(f"There is no folder {parent} to keep {self.path.name} in: make it first.")
         self._require_room(ensemble, draws * ensemble.measurements, draws, parent)
-        target = parent / self.path.name
-        folders.sweep(target)
-        part, handle = folders.beside(target)
+        folders.sweep(self.path)
+        part, handle = folders.beside(self.path)
         try:
             self._lay_out(part, ensemble, draws, asked)
             os.rename(part, self.path)
@@ -114,12 +126,16 @@ class Store:
                 "use the same settings, or another folder."
             )
 
-    @contextmanager
+    @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for one writer; the lock goes with the process, however that ends.
+        """Hold the folder for one run; the lock goes with the process, however that ends.
+
+        Afterwards nothing more is written: workers that are still at it are waited for, and others are refused.
 
         Raises:
             BlockingIOError: another process writes to it.
+            FileNotFoundError: it was removed.
+            OSError: it cannot be locked or written to.
         """
         try:
             handle = folders.locked(self.path)
@@ -128,14 +144,22 @@ class Store:
                 f"{self.path} is being written to by another process: wait for it, or choose another folder."
             ) from error
         try:
-            self._identity = None
-            self.require_there()
+            with self._sentence():
+                self.renew()
             self._clean()
             yield
-            self._clean()
         finally:
             self._stored = None
+            with contextlib.suppress(OSError):
+                if folders.whose(self.path) == self.run:
+                    folders.give_to(self.path, "")
+                    self._clean()
             os.close(handle)
+
+    def renew(self) -> None:
+        """Begin another run of the same process, so that workers of the one before stop and are refused."""
+        self.run = uuid.uuid4().hex
+        folders.give_to(self.path, self.run)
 
     def _clean(self) -> None:
         """Remove what processes had begun to write when they were killed."""
@@ -156,8 +180,9 @@ class Store:
         todo = [block for block in ensemble.blocks(draws) if self._missing(stored, ensemble.place(block, rows))]
         members = sum(math.prod(part.stop - part.start for part in ensemble.place(block, rows)) for block in todo)
         self._require_room(ensemble, members, draws, self.path)
-        if more:
-            self._extend(draws)
+        if more or not self._whole_metadata():
+            with self._sentence():
+                self._extend(rows)
         self._stored = Stored(self.path, "r+")
         return self._standing(ensemble, draws, todo) + todo
 
@@ -191,11 +216,16 @@ class Store:
         """Keep what a micro-batch gave, and then mark it done.
 
         Raises:
-            FileNotFoundError: the folder was removed.
+            FileNotFoundError: the folder was removed, or is another run's.
             OSError: it cannot be written to (no space left, say); what is done stays done.
             ValueError: draws that are there already came out differently.
         """
         self.require_there()
+        with folders.turn(self.path):
+            self.require_there()
+            self._write(ensemble, block, outcome)
+
+    def _write(self, ensemble: Ensemble, block: Block, outcome: Outcome) -> None:
         if self._stored is None:
             self._stored = Stored(self.path, "r+")
         stored = self._stored
@@ -218,17 +248,24 @@ class Store:
             "nfe_backward": np.full(failed.shape, outcome.nfe_backward, np.int32),
             "done": np.ones(failed.shape, bool),
         }
-        try:
+        with self._sentence():
             for name, value in values.items():
                 stored.put(name, place, value)
+
+    @contextlib.contextmanager
+    def _sentence(self) -> Iterator[None]:
+        """Say what is kept where something cannot be written."""
+        try:
+            yield
         except OSError as error:
-            self.require_there()
+            if not self.path.exists():
+                self.require_there()
+            stored = Stored(self.path)
             free = shutil.disk_usage(self.path).free
             raise OSError(
                 error.errno,
                 f"{self.path} could not be written to ({error.strerror or error}; {free / 1e6:.0f} MB are free): "
-                f"{Stored(self.path).finished} of {stored.shape[0]} draws are kept; make room and run it again to go "
-                "on",
+                f"{stored.finished} of {stored.shape[0]} draws are kept; make room and run it again to go on",
             ) from error
 
     def _lay_out(self, folder: Path, ensemble: Ensemble, draws: int, asked: int) -> None:
@@ -238,9 +275,10 @@ class Store:
         likelihood = ensemble.likelihood
         attributes = {
             "written_by": MARK,
+            "format": FORMAT,
             "label": ensemble.label,
             "settings": settings,
-            "settings_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+            "settings_sha256": settings_hash(settings),
             "micro_batch_asked": asked,
             "seed": ensemble.seed,
             "scheme": settings["scheme"],
@@ -271,27 +309,35 @@ class Store:
 
     def _extend(self, draws: int) -> None:
         root: Any = open_root(self.path, "r+")
-        for name in ("posterior/x", *(f"sample_stats/{stat}" for stat in STATS)):
+        for name in _ARRAYS:
             array = root[name]
             array.resize((1, draws, *array.shape[2:]))
         _consolidate(self.path)
 
+    def _whole_metadata(self) -> bool:
+        """Whether all arrays say of themselves what the root says of them, also after an end in between."""
+        try:
+            said = json.loads((self.path / "zarr.json").read_text())["consolidated_metadata"]["metadata"]
+            return all(json.loads((self.path / name / "zarr.json").read_text()) == said[name] for name in _ARRAYS)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
     def require_there(self) -> None:
-        """Make sure that the folder is still the one that was locked.
+        """Make sure that the folder is still the one that was locked, by this run.
 
         Raises:
-            FileNotFoundError: it was removed.
+            FileNotFoundError: it was removed, or is another run's.
         """
-        try:
-            found = os.stat(self.path)
-        except FileNotFoundError:
-            found = None
-        here = None if found is None else (found.st_dev, found.st_ino)
-        self._identity = self._identity or here
-        if here is None or here != self._identity:
+        run = folders.whose(self.path)
+        if run is None:
             raise FileNotFoundError(
                 f"{self.path} was removed while it was being written to: nothing is left to go on with; run it again "
                 "from the start."
+            )
+        if run != self.run:
+            raise FileNotFoundError(
+                f"{self.path} is no longer written to by this run, which has ended or whose folder was replaced: "
+                "nothing more is written; run it again to go on with what is there."
             )
 
     @staticmethod
@@ -316,7 +362,7 @@ def _array(root: zarr.Group, name: str, dtype: str, dims: Sequence[str], fill: A
 
 def _constant(root: zarr.Group, name: str, value: Tensor, dims: Sequence[str] | None = None) -> None:
     """An array in one chunk."""
-    data = value.detach().cpu().numpy()
+    data = (value.float() if value.dtype == torch.bfloat16 else value).detach().cpu().numpy()
     names = dims or [f"{name.rpartition('/')[2]}_{axis}" for axis in range(data.ndim)]
     _array(root, name, str(data.dtype), names, 0, shape=data.shape, chunks=tuple(max(1, n) for n in data.shape))[
         ...
@@ -343,7 +389,7 @@ def _consolidate(folder: Path) -> None:
     import zarr
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Consolidated metadata|Object at \.lock")
+        warnings.filterwarnings("ignore", message=r"Consolidated metadata|Object at \.(lock|run)")
         zarr.consolidate_metadata(str(folder))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +19,24 @@ from torch import Tensor
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["MARK", "STATS", "DamagedError", "Place", "Stored", "open_root", "read_attributes"]
+__all__ = [
+    "FORMAT",
+    "MARK",
+    "STATS",
+    "DamagedError",
+    "Place",
+    "Stored",
+    "open_root",
+    "read_attributes",
+    "settings_hash",
+]
 
 MARK = "invdiff ensemble"
+# Counts up whenever folders are laid out so that what read them before no longer can.
+FORMAT = 1
 STATS = {"done": "bool", "failed_step": "int32", "nfe": "int32", "nfe_backward": "int32"}
+# Bytes at the end of a chunk.
+_CHECKSUM = 4
 Array = np.ndarray
 Place = tuple[slice, slice]
 
@@ -44,6 +60,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
         FileNotFoundError: nothing is there.
         FileExistsError: something else is there.
         OSError: it holds draws, but what says of which ensemble is damaged.
+        ValueError: a newer invdiff wrote it.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there: expected the folder of an ensemble, sample(..., store={path}).")
@@ -51,15 +68,31 @@ def read_attributes(path: Path) -> dict[str, Any]:
         found = json.loads((path / "zarr.json").read_text())["attributes"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         if (path / "posterior" / "x" / "zarr.json").is_file():
-            raise DamagedError(
-                path / "zarr.json",
-                f"{path / 'zarr.json'} is damaged, which says what the draws beside it are of: restore it from a copy, "
-                "or choose another folder.",
-            ) from error
+            raise _unsaid(path) from error
         found = {}
     if found.get("written_by") != MARK:
         raise FileExistsError(f"{path} is no ensemble of invdiff: choose another folder, or remove it.")
+    if found.get("format", FORMAT) > FORMAT:
+        raise ValueError(
+            f"{path} has the format {found['format']} of a newer invdiff, and this one reads {FORMAT}: update it, or "
+            "choose another folder."
+        )
+    if found.get("settings_sha256") != settings_hash(found.get("settings")):
+        raise _unsaid(path)
     return found
+
+
+def settings_hash(settings: Any) -> str:
+    """The SHA-256 of what must be the same for draws to be of one ensemble."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _unsaid(path: Path) -> DamagedError:
+    return DamagedError(
+        path / "zarr.json",
+        f"{path / 'zarr.json'} is damaged, which says what the draws beside it are of: restore it from a copy, or "
+        "choose another folder.",
+    )
 
 
 def open_root(path: Path, mode: str) -> zarr.Group:
@@ -75,30 +108,54 @@ class Stored:
     Args:
         path: the folder.
         mode: "r+" to write to it too.
+        draws: leave out those from here on, as if they were not there; nothing of them is read.
 
     Raises:
-        FileNotFoundError, FileExistsError, OSError: as `read_attributes`.
+        FileNotFoundError, FileExistsError, OSError, ValueError: as `read_attributes`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], mode: str = "r") -> None:
+    def __init__(self, path: str | os.PathLike[str], mode: str = "r", draws: int | None = None) -> None:
         self.path = Path(path)
         self.attributes = read_attributes(self.path)
         root: Any = open_root(self.path, mode)
         self._arrays: dict[str, Any] = {"x": root["posterior/x"]} | {k: root[f"sample_stats/{k}"] for k in STATS}
         self._x = self._arrays["x"]
-        self.shape: tuple[int, ...] = tuple(self._x.shape[1:])
+        count, *rest = self._x.shape[1:]
+        self.shape: tuple[int, ...] = (min(count, draws or count), *rest)
         self.batched: bool = self._x.metadata.dimension_names[2] == "measurement"
         self._sound: set[tuple[int, int]] = set()
 
     @cached_property
     def done(self) -> Array:
-        """Whether each draw of each measurement is there, (draws, m)."""
-        return self.stat("done", self._whole)
+        """Whether each draw of each measurement is there, (draws, m); not where a mark is damaged."""
+        return self._marks["done"]
 
     @cached_property
     def failed(self) -> Array:
         """The step at which each draw was no longer finite, 0 for those that are fine, (draws, m)."""
-        return self.stat("failed_step", self._whole)
+        return self._marks["failed_step"]
+
+    @cached_property
+    def _marks(self) -> dict[str, Array]:
+        """All of STATS, with a warning for micro-batches of which a file is damaged: they are not there."""
+        try:
+            return {name: self.stat(name, self._whole) for name in STATS}
+        except DamagedError:
+            pass
+        (rows, columns), parts = self._whole, []
+        for first in range(rows.start, rows.stop, self._x.chunks[1]):
+            place = slice(first, min(first + self._x.chunks[1], rows.stop)), columns
+            try:
+                parts.append({name: self.stat(name, place) for name in STATS})
+            except DamagedError as error:
+                warnings.warn(
+                    f"{error.file} is damaged: the draws {first} to {place[0].stop - 1} count as not there; run the "
+                    "same sample(...) again, which computes them anew.",
+                    stacklevel=4,
+                )
+                size = place[0].stop - first, columns.stop
+                parts.append({name: np.zeros(size, kind) for name, kind in STATS.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in STATS}
 
     @cached_property
     def finished(self) -> int:
@@ -117,7 +174,7 @@ class Stored:
             "failed": [
                 {"draw": int(k), "measurement": int(j), "step": int(self.failed[k, j])} for k, j in failed.tolist()
             ],
-            **{name: int(self.stat(name, self._whole)[:count].max(initial=0)) for name in ("nfe", "nfe_backward")},
+            **{name: int(self._marks[name][:count].max(initial=0)) for name in ("nfe", "nfe_backward")},
             "interrupted": count < (draws or self.shape[0]),
             "environment": self.attributes["environment"],
             "store": str(self.path),
@@ -202,14 +259,20 @@ class Stored:
         return self.path.joinpath("posterior" if name == "x" else "sample_stats", name, "c", *map(str, index))
 
     def damaged(self, place: Place) -> Path | None:
-        """A file of the draws of one micro-batch that cannot be read, or lacks one of them; None where all is well."""
+        """A file of the draws of one micro-batch that cannot be read or is too short; None where all is well.
+
+        Of the draws themselves it looks at the size alone: to read them all would take as long as the disk is slow.
+        """
         try:
-            for name in STATS:
-                self.stat(name, place)
-            self.read(place)
+            failed = {name: self.stat(name, place) for name in STATS}["failed_step"] > 0
         except DamagedError as error:
             return error.file
-        return None
+        file = self.file("x", place[0].start, place[1].start)
+        if not file.exists():
+            # A chunk of draws that all failed is not written.
+            return None if failed.all() else file
+        whole = math.prod(self._x.chunks) * self._x.dtype.itemsize + _CHECKSUM
+        return None if file.stat().st_size == whole else file
 
     @property
     def _measurements(self) -> int:
@@ -245,8 +308,9 @@ class Stored:
 
     def _hurt(self, name: str, row: int, column: int, why: str) -> DamagedError:
         file = self.file(name, int(row), int(column))
+        remove = "remove it and " if name == "x" and file.exists() else ""
         return DamagedError(
             file,
-            f"{file} is damaged ({why}): run the same sample(..., store={self.path.name!r}) again, which computes its "
-            "draws anew, or restore it from a copy.",
+            f"{file} is damaged ({why}): {remove}run the same sample(..., store={self.path.name!r}) again, which "
+            "computes its draws anew, or restore it from a copy.",
         )

@@ -136,7 +136,7 @@ def test_a_micro_batch_that_kills_its_workers(tmp_path, cluster, lives, monkeypa
     (lives / "one").touch()
     monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
     with pytest.raises(
-        RuntimeError, match="A micro-batch lost its worker 4 times, for want of memory perhaps: use few"
+        RuntimeError, match="A micro-batch lost its workers, 1 in all, for want of memory perhaps: use fewer"
     ):
         run(tmp_path / "dask", cluster=cluster, solver=Mortal(steps=3))
     run(tmp_path / "dask", solver=Mortal(steps=3))

@@ -22,7 +22,8 @@ from torch import Tensor
 from invdiff import Likelihood, Posterior, record, sample
 from invdiff.noise import GaussianNoise
 from invdiff.operators import Identity
-from invdiff.priors import FunctionPrior, GaussianPrior
+from invdiff.priors import GaussianPrior
+from invdiff.priors.base import Prior
 from invdiff.solvers import DDRM
 
 SHAPE = (1, 4, 4)
@@ -37,19 +38,26 @@ def one_commit(monkeypatch):
     monkeypatch.setattr(record, "_commit", lambda: "0" * 40)
 
 
+class Resting(Prior):
+    """A prior that takes its time."""
+
+    name = "resting"
+
+    def __init__(self, rest: float) -> None:
+        self._rest = rest
+
+    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+        time.sleep(self._rest)
+        return PRIOR.denoise(x, sigma)
+
+
 def run(path: Path, draws: int = MANY, rest: float = 0.0) -> None:
     """Two measurements, and micro-batches of one draw of each."""
-
-    def prior(x: Tensor, sigma: Tensor) -> Tensor:
-        time.sleep(rest)
-        return PRIOR(x, sigma)
-
     y = torch.full((2, *SHAPE), 0.6)
-    named = FunctionPrior(prior, name="power law", per_member=True)
     likelihood = Likelihood(y, Identity(SHAPE), GaussianNoise(0.1))
     # A draw that is marked before it is there would be a damaged one, and warned of.
     with warnings.catch_warnings(action="error"):
-        sample(DDRM(steps=3), likelihood, named, draws=draws, micro_batch=2, store=path, progress=False)
+        sample(DDRM(steps=3), likelihood, Resting(rest), draws=draws, micro_batch=2, store=path, progress=False)
 
 
 def killed(moment: int, work: Callable[[], None]) -> None:

@@ -44,14 +44,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def chunk(path: Path, row: int, name: str = "posterior/x") -> Path:
-    return path / name / "c" / "0" / str(row) / ("0/0/0" if name == "posterior/x" else "")
-
-
-def truncate(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-5])
-
-
 @pytest.mark.parametrize("measurements", [None, 3])
 def test_pieces_restarts_and_extensions_give_the_bytes_of_one_run(tmp_path, measurements):
     given = likelihood(measurements)
@@ -255,62 +247,6 @@ def test_a_disk_that_fills_up_keeps_what_is_done(tmp_path):
     assert torch.equal(partial.draws, whole.draws[:4])
     keep(tmp_path / "run", 6)
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
-
-
-@pytest.mark.parametrize("name", ["posterior/x", "sample_stats/done", "sample_stats/nfe"])
-@pytest.mark.parametrize("hurt", [truncate, Path.unlink, lambda file: file.write_bytes(bytes(file.stat().st_size))])
-def test_a_damaged_chunk_is_named_and_computed_again(tmp_path, name, hurt):
-    path = tmp_path / "run"
-    keep(path, 5)
-    before, file = contents(path), chunk(path, 1, name)
-    hurt(file)
-    if name == "posterior/x" or hurt is not Path.unlink:
-        with pytest.raises(OSError, match=rf"{re.escape(str(file))} is damaged \(.*run the same sample"):
-            Posterior.load(path).mean()
-        with pytest.raises(OSError, match="is damaged"):
-            Posterior.load(path).quantile(0.5)
-        with pytest.warns(UserWarning, match=rf"{re.escape(str(file))} is damaged: the draws 2 to 3 are computed ag"):
-            keep(path, 5)
-    elif name == "sample_stats/done":
-        assert len(Posterior.load(path)) == 2
-        with warnings.catch_warnings(action="error"):
-            keep(path, 5)
-    if not (name == "sample_stats/nfe" and hurt is Path.unlink):
-        assert contents(path) == before
-
-
-def test_a_damaged_last_chunk_that_grows_is_computed_again(tmp_path):
-    keep(tmp_path / "run", 3)
-    truncate(chunk(tmp_path / "run", 1))
-    with pytest.warns(UserWarning, match="the draws 2 to 2 are computed again"):
-        keep(tmp_path / "run", 6)
-    keep(tmp_path / "whole", 6)
-    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
-
-
-def test_damaged_settings_are_named_and_the_draws_left_alone(tmp_path):
-    path = tmp_path / "run"
-    keep(path, 4)
-    whole = (path / "zarr.json").read_bytes()
-    truncate(path / "zarr.json")
-    before = contents(path)
-    for run in (lambda: keep(path, 6), lambda: Posterior.load(path)):
-        with pytest.raises(
-            OSError, match=r"zarr\.json is damaged, which says what the draws beside it are of: restore"
-        ):
-            run()
-    assert contents(path) == before
-    (path / "zarr.json").write_bytes(whole)
-    assert len(keep(path, 6)) == 6
-
-
-def test_the_settings_of_an_array_are_read_from_the_root(tmp_path):
-    path = tmp_path / "run"
-    keep(path, 4)
-    (path / "posterior" / "x" / "zarr.json").write_text("{")
-    assert len(keep(path, 6)) == 6
-    keep(tmp_path / "whole", 6)
-    assert contents(path) == contents(tmp_path / "whole")
 
 
 class Rounding(Prior):
