@@ -37,7 +37,7 @@ from . import folders
 from .ensemble import Block, Ensemble, Outcome
 from .operators import Operator
 from .record import environment, own_constants, weight_hash
-from .stored import FORMAT, MARK, STATS, Place, Stored, open_root, read_attributes, settings_hash
+from .stored import FORMAT, MARK, STATS, Place, Stored, differences, open_root, read_attributes, settings_hash
 
 if TYPE_CHECKING:
     import zarr
@@ -117,7 +117,7 @@ class Store:
             ValueError: naming what differs.
         """
         begun, wanted = self.attributes()["settings"], json.loads(json.dumps(ensemble.settings()))
-        differing = list(_differences(begun, wanted))
+        differing = list(differences(begun, wanted))
         if differing:
             named = "; ".join(f"{key} {a} there and {b} here" for key, a, b in differing[:4])
             more = f"; and {len(differing) - 4} more" if len(differing) > 4 else ""
@@ -391,17 +391,3 @@ def _consolidate(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Consolidated metadata|Object at \.(lock|run)")
         zarr.consolidate_metadata(str(folder))
-
-
-def _differences(begun: Any, wanted: Any, name: str = "") -> Iterator[tuple[str, str, str]]:
-    """(where, what stands there, what is wanted) for everything that differs between two descriptions."""
-    if isinstance(begun, dict) and isinstance(wanted, dict):
-        for key in [*begun, *(key for key in wanted if key not in begun)]:
-            yield from _differences(begun.get(key), wanted.get(key), f"{name}.{key}" if name else key)
-    elif begun != wanted:
-        yield name, _short(begun), _short(wanted)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:36] + " ..."

@@ -26,6 +26,7 @@ __all__ = [
     "DamagedError",
     "Place",
     "Stored",
+    "differences",
     "open_root",
     "read_attributes",
     "settings_hash",
@@ -85,6 +86,20 @@ def read_attributes(path: Path) -> dict[str, Any]:
 def settings_hash(settings: Any) -> str:
     """The SHA-256 of what must be the same for draws to be of one ensemble."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def differences(begun: Any, wanted: Any, name: str = "") -> Iterator[tuple[str, str, str]]:
+    """(where, what stands there, what is wanted) for everything that differs between two descriptions."""
+    if isinstance(begun, dict) and isinstance(wanted, dict):
+        for key in [*begun, *(key for key in wanted if key not in begun)]:
+            yield from differences(begun.get(key), wanted.get(key), f"{name}.{key}" if name else key)
+    elif begun != wanted:
+        yield name, _short(begun), _short(wanted)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:36] + " ..."
 
 
 def _unsaid(path: Path) -> DamagedError:
