@@ -1,4 +1,4 @@
-"""Draws in the files of others: npz, a TIFF stack, HDF5; written a part at a time, whole or not at all."""
+"""Draws in files: safetensors, npz, a TIFF stack, HDF5; written a part at a time, whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import io
 import json
 import math
 import os
+import uuid
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 if TYPE_CHECKING:
     from .posterior import Posterior
 
-__all__ = ["export"]
+__all__ = ["export", "safetensors"]
 
 KINDS = (".npz", ".tif", ".tiff", ".h5", ".hdf5")
 
@@ -24,7 +26,8 @@ def export(posterior: Posterior, path: str | os.PathLike[str], *, overwrite: boo
     """Write the draws of a posterior, with its record as JSON.
 
     npz: `draws` (draws, [m,] *in_shape), `record`, `label`. HDF5: the same, as datasets. TIFF: a stack
-    of one page for each channel of each draw of each measurement, ImageJ's order, record and label as its description.
+    of one page for each channel of each draw of each measurement, channels first, then measurements; record and label
+    are its description. The record leaves out the path of the folder that the draws were kept in.
 
     Args:
         posterior: in memory or in a folder, which is never read whole.
@@ -47,12 +50,29 @@ def export(posterior: Posterior, path: str | os.PathLike[str], *, overwrite: boo
     if target.suffix.lower().startswith(".t") and len(inside) < 2:
         raise ValueError(f"{target.name} is to hold images: these draws have the shape {inside}; use npz or HDF5.")
     write = {".n": _npz, ".t": _tiff, ".h": _hdf5}[target.suffix.lower()[:2]]
-    part = target.with_name(f".{target.name}.part{target.suffix}")
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part{target.suffix}")
     try:
         write(posterior, part)
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def safetensors(posterior: Posterior, path: Path) -> None:
+    """Write the file of `Posterior.save`: the length of a header as 8 bytes, the header as JSON, the draws."""
+    names = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
+    dtype = next(posterior.blocks()).dtype
+    size = math.prod(posterior.shape) * dtype.itemsize
+    header = {
+        "__metadata__": {"record": json.dumps(posterior.portable_record), "label": posterior.label},
+        "draws": {"dtype": names[dtype], "shape": posterior.shape, "data_offsets": [0, size]},
+    }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # so that the draws are aligned
+    with path.open("wb") as handle:
+        handle.write(len(text).to_bytes(8, "little") + text)
+        for block in posterior.blocks():
+            handle.write(block.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
 
 
 def _npz(posterior: Posterior, path: Path) -> None:
@@ -63,7 +83,7 @@ def _npz(posterior: Posterior, path: Path) -> None:
             np.lib.format.write_array_header_1_0(handle, head)
             for block in posterior.blocks():
                 handle.write(block.numpy(force=True).tobytes())
-        for name, text in (("record", json.dumps(posterior.record)), ("label", posterior.label)):
+        for name, text in (("record", json.dumps(posterior.portable_record)), ("label", posterior.label)):
             buffer = io.BytesIO()
             np.save(buffer, np.array(text))
             archive.writestr(f"{name}.npy", buffer.getvalue())
@@ -72,7 +92,7 @@ def _npz(posterior: Posterior, path: Path) -> None:
 def _tiff(posterior: Posterior, path: Path) -> None:
     import tifffile
 
-    text = json.dumps({"label": posterior.label, "shape": posterior.shape, "record": posterior.record})
+    text = json.dumps({"label": posterior.label, "shape": posterior.shape, "record": posterior.portable_record})
     big = math.prod(posterior.shape) * 8 > 2**31
     with tifffile.TiffWriter(path, bigtiff=big) as stack:
         first = True
@@ -100,4 +120,4 @@ def _hdf5(posterior: Posterior, path: Path) -> None:
                 dataset = file.create_dataset("draws", posterior.shape, values.dtype)
             dataset[first : first + len(values)] = values
             first += len(values)
-        file["record"], file["label"] = json.dumps(posterior.record), posterior.label
+        file["record"], file["label"] = json.dumps(posterior.portable_record), posterior.label

@@ -43,7 +43,7 @@ def uncertainty_map(posterior: Posterior, *, measurement: int = 0) -> Figure:
     figure = _figure(max(width, 3.6) + 1.1, height + 0.7)
     axes = figure.add_subplot()
     shown = _show(axes, heat, vmin=0.0, vmax=_top(heat))
-    axes.set_title(f"{posterior.label}\nstandard deviation of {len(posterior)} draws, where white is 1", fontsize=10)
+    axes.set_title(f"{posterior.label}\nstandard deviation of {posterior.usable} draws, where white is 1", fontsize=10)
     bar = figure.colorbar(shown, ax=axes, fraction=0.05, pad=0.02)
     bar.ax.tick_params(labelsize=8)
     return figure
@@ -125,7 +125,7 @@ def gallery(rows: Sequence[tuple[str, Restoration]]) -> Figure:
         line = grid[row]
         posterior = result.posterior
         mean = posterior.mean()
-        pictures = [result.measurement, mean, next(posterior.each())]
+        pictures = [result.measurement, mean, next(posterior.each())[1]]
         heads = ["measurement", "restored (mean of draws)", "one draw"]
         for axes, picture, head in zip(line, pictures, heads, strict=False):
             _show(axes, picture)

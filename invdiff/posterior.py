@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import uuid
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,7 @@ class Posterior:
         self._draws: Tensor | None = draws if isinstance(draws, Tensor) else None
         self._stored: Stored | None = None if isinstance(draws, Tensor) else draws
         self._path: Path | None = None
+        self._kept_moments: tuple[Tensor, Tensor] | None = None
         self.record = record
         self.label = label
 
@@ -66,10 +69,24 @@ class Posterior:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(draws, [m,] *in_shape), known without reading the draws of a folder."""
+        """(draws, [m,] *in_shape), known without reading the draws of a folder or file."""
         if self._draws is None and self._stored is not None:
             return (int(self.record["draws"]), *self._stored.shape[1:])
+        if self._draws is None:
+            return self._file_shape
         return tuple(self.draws.shape)
+
+    @cached_property
+    def _file_shape(self) -> tuple[int, ...]:
+        from safetensors import safe_open
+
+        with safe_open(str(self._path), framework="pt") as handle:
+            return tuple(handle.get_slice("draws").get_shape())
+
+    @property
+    def portable_record(self) -> dict[str, Any]:
+        """The record without the path of the folder that holds the draws, for files that leave this machine."""
+        return {key: value for key, value in self.record.items() if key != "store"}
 
     @property
     def point(self) -> bool:
@@ -85,7 +102,14 @@ class Posterior:
         return self.shape[0]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self.draws.detach().cpu().numpy(), dtype=dtype)
+        held = self.draws.device.type == "cpu"
+        array = self.draws.detach().cpu().numpy()
+        if copy is False and not (held and (dtype is None or np.dtype(dtype) == array.dtype)):
+            raise ValueError(
+                f"The draws are {array.dtype} on {self.draws.device}: an array of {np.dtype(dtype or array.dtype)} "
+                "without a copy cannot be made; leave out copy=False."
+            )
+        return np.array(array, dtype=dtype) if copy else np.asarray(array, dtype=dtype)
 
     def __repr__(self) -> str:
         solver = self.record.get("solver", {}).get("name", "?")
@@ -98,21 +122,27 @@ class Posterior:
         else:
             yield from self.draws.split(16)
 
-    def each(self) -> Iterator[Tensor]:
-        """The draws that did not fail, one after another, ([m,] *in_shape); those of a folder are not kept in memory.
+    def each(self) -> Iterator[tuple[int, Tensor]]:
+        """The number and the values ([m,] *in_shape) of every draw that did not fail, one after another.
 
-        With several measurements a draw that failed for some of them is given, not a number there.
+        Those of a folder are not kept in memory. With several measurements a draw that failed for some of them is
+        given, not a number there.
         """
-        failed, number = self._failed(), 0
+        failed, number = self._failed, 0
         for block in self.blocks():
             for draw in block:
                 if failed is None or not bool(failed[number].all()):
-                    yield draw
+                    yield number, draw
                 number += 1
+
+    @property
+    def usable(self) -> int:
+        """The number of draws that did not fail, of the measurement that has most."""
+        return len(self) if self._failed is None else len(self) - int(self._failed.sum(0).min())
 
     def mean(self) -> Tensor:
         """The mean of the draws, ([m,] *in_shape)."""
-        return self._moments()[0]
+        return self._moments()[0].clone()
 
     def std(self) -> Tensor:
         """The standard deviation of the draws (ddof = 1), ([m,] *in_shape).
@@ -121,9 +151,9 @@ class Posterior:
             ValueError: for a point estimate, or fewer than 2 draws.
         """
         self._refuse_point("std")
-        if self._usable() < 2:
+        if self.usable < 2:
             raise ValueError(f"std needs at least 2 draws: this posterior has {self._has()}; ask sample for more.")
-        return self._moments()[1]
+        return self._moments()[1].clone()
 
     def quantile(self, q: float) -> Tensor:
         """The value at position (K + 1) q of the K sorted draws, linear in between, ([m,] *in_shape).
@@ -146,15 +176,19 @@ class Posterior:
             raise ValueError(f"level is {level}: expected a probability between 0 and 1.")
         self._refuse_point("interval")
         needed = math.ceil(round(2 / (1 - level) - 1, 9))
-        if self._usable() < needed:
+        if self.usable < needed:
             raise ValueError(f"A {level:.0%} interval needs at least {needed} draws: this posterior has {self._has()}.")
         low, high = self._quantiles([(1 - level) / 2, (1 + level) / 2])
         return low, high
 
     def _moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation; those of a folder or file, whose draws do not change, are computed once."""
+        if self._kept_moments is not None:
+            return self._kept_moments
         if self._draws is None and self._stored is not None:
-            return statistics.stored_moments(self._stored, len(self))
-        return statistics.moments(self.blocks(), self._failed())
+            self._kept_moments = statistics.stored_moments(self._stored, len(self))
+            return self._kept_moments
+        return statistics.moments(self.blocks(), self._failed)
 
     def _quantiles(self, probabilities: list[float]) -> list[Tensor]:
         self._refuse_point("quantile")
@@ -163,48 +197,46 @@ class Posterior:
                 raise ValueError(f"q is {q}: expected a probability between 0 and 1.")
             # (K + 1) q of exactly 1 or K may come out a rounding error outside.
             needed = math.ceil(round(1 / min(q, 1 - q) - 1, 9))
-            if self._usable() < needed:
+            if self.usable < needed:
                 raise ValueError(f"The {q:g} quantile needs at least {needed} draws: this posterior has {self._has()}.")
         if self._draws is None and self._stored is not None:
             found = statistics.stored_quantiles(self._stored, len(self), probabilities)
         else:
-            found = statistics.quantiles(self.draws, self._failed(), probabilities)
+            found = statistics.quantiles(self.draws, self._failed, probabilities)
         return found
 
+    @cached_property
     def _failed(self) -> Tensor | None:
         """Which draws failed, (draws, [m]); None where none did."""
-        names = self.record.get("failed") or []
-        if not names:
+        if not self.record.get("failed"):
             return None
-        count, batched = self.shape[0], self.record.get("batched", False)
-        mask = torch.zeros(count, self.record["measurements"], dtype=torch.bool)
-        for entry in names:
-            mask[entry["draw"], entry["measurement"]] = True
-        return mask if batched else mask[:, 0]
-
-    def _usable(self) -> int:
-        """The number of draws that did not fail, of the measurement that has most."""
-        failed = self._failed()
-        return len(self) if failed is None else len(self) - int(failed.sum(0).min())
+        if self._stored is not None:
+            mask = torch.from_numpy(self._stored.failed[: len(self)] > 0)
+        else:
+            mask = torch.zeros(self.shape[0], self.record["measurements"], dtype=torch.bool)
+            rows, columns = ([entry[key] for entry in self.record["failed"]] for key in ("draw", "measurement"))
+            mask[rows, columns] = True
+        return mask if self.record.get("batched", False) else mask[:, 0]
 
     def _has(self) -> str:
-        return f"{self._usable()}" + ("" if self._failed() is None else " that did not fail")
+        return f"{self.usable}" + ("" if self._failed is None else " that did not fail")
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write draws and record to one safetensors file, whole or not at all.
+        """Write draws and record to one safetensors file, a part at a time, whole or not at all.
+
+        The record leaves out the path of the folder that the draws were kept in.
 
         Raises:
             FileNotFoundError: if the folder of the file does not exist.
         """
-        from .priors.weights import write_safetensors
+        from .export import safetensors
 
         target = Path(path)
         if not target.parent.is_dir():
             raise FileNotFoundError(f"There is no folder {target.parent} to save {target.name} in: make it first.")
-        temporary = target.with_name(target.name + ".part")
-        metadata = {"record": json.dumps(self.record), "label": self.label}
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
         try:
-            write_safetensors(temporary, {"draws": self.draws.detach().cpu().contiguous()}, metadata)
+            safetensors(self, temporary)
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)

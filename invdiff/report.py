@@ -114,9 +114,7 @@ def write_restoration(
     if not posterior.point:
         (folder / "draws").mkdir()
         width = max(3, len(str(len(posterior) - 1)))
-        failed = {entry["draw"] for entry in posterior.record.get("failed", [])}
-        numbers = (number for number in range(len(posterior)) if number not in failed)
-        for number, draw in zip(numbers, posterior.each(), strict=True):
+        for number, draw in posterior.each():
             write_image(folder / "draws" / f"{number:0{width}d}.png", draw, bits=bits)
     y = result.measurement
     if y.ndim == 3 and y.shape[0] in (1, 3):
@@ -127,7 +125,7 @@ def write_restoration(
     plots.panel(
         y,
         restored,
-        draw=None if posterior.point else next(posterior.each()).cpu(),
+        draw=None if posterior.point else next(posterior.each())[1].cpu(),
         std=posterior.std().cpu() if has_spread else None,
         truth=result.truth,
         label=posterior.label,
@@ -141,7 +139,7 @@ def write_restoration(
 
 def _captions(result: Restoration) -> dict[str, str]:
     metrics = result.metrics
-    count = len(result.posterior)
+    count = result.posterior.usable
     notes = {
         "measurement": " x ".join(map(str, result.measurement.shape[-2:])) + f", sigma {result.sigma:.3g}",
         "restored": "point estimate" if result.posterior.point else f"mean of {count} draw{'s' if count > 1 else ''}",

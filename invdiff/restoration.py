@@ -54,7 +54,8 @@ class Restoration:
 
     Args:
         restored: the mean of the draws, or the point estimate; in the input's dtype.
-        std: standard deviation of the draws per value, float32; None for a point estimate or a single draw.
+        std: standard deviation of the draws per value, float32; None for a point estimate, or where a single draw did
+            not fail.
         posterior: the draws in [0, 1] and the record of what ran.
         metrics: figures by name, ready for JSON (see `figures`).
         measurement: y in [0, 1], the operator's out_shape.
@@ -78,8 +79,8 @@ class Restoration:
 
     @cached_property
     def draws(self) -> Array:
-        """(draws, H, W[, C]) in the input's dtype, made at first use: those of a folder are read then, all of them."""
-        return self.layout.to_array(self.posterior.draws.detach())
+        """(draws, H, W[, C]) in the input's dtype, without those that failed; made at first use, all of them."""
+        return np.stack([self.layout.to_array(draw.detach()) for _, draw in self.posterior.each()])
 
 
 def restore(
@@ -192,7 +193,7 @@ def restore(
         progress=progress,
     )
     centre = posterior.mean()
-    has_spread = not posterior.point and len(posterior) > 1
+    has_spread = not posterior.point and posterior.usable > 1
     return Restoration(
         restored=layout.to_array(centre),
         std=layout.to_array(posterior.std(), dtype=np.float32) if has_spread else None,
@@ -219,15 +220,17 @@ def figures(
 ) -> dict[str, Any]:
     """Figures of a restoration, ready for JSON.
 
-    sigma and sigma_estimated; chi2 (value, values, rms, verdict); mean_std; and where the truth is known psnr and ssim
-    of the restored image (clipped to [0, 1] as it is when saved), psnr_draw (mean over the draws), psnr_measurement and
-    ssim_measurement where shapes agree, and spread_ratio. Names without a value are absent.
+    draws, the number of those that count, and failed, of those that do not; sigma and sigma_estimated; chi2 (value,
+    values, rms, verdict); mean_std; and where the truth is known psnr and ssim of the restored image (clipped to [0, 1]
+    as it is when saved), psnr_draw (mean over the draws), psnr_measurement and ssim_measurement where shapes agree, and
+    spread_ratio. Names without a value are absent.
     """
-    draws = (draw.detach().cpu() for draw in posterior.each())
+    draws = (draw.detach().cpu() for _, draw in posterior.each())
     residual = chi2(draws, y.cpu(), operator.to("cpu"), sigma, point=posterior.point)
     out: dict[str, Any] = {
         "label": posterior.label,
-        "draws": len(posterior),
+        "draws": posterior.usable,
+        "failed": len(posterior) - posterior.usable,
         "sigma": sigma,
         "sigma_estimated": estimated,
         "chi2": {
@@ -237,7 +240,7 @@ def figures(
             "verdict": residual.verdict,
         },
     }
-    spread = posterior.std().cpu() if not posterior.point and len(posterior) > 1 else None
+    spread = posterior.std().cpu() if not posterior.point and posterior.usable > 1 else None
     if spread is not None:
         out["mean_std"] = float(spread.mean())
     if truth is None:
@@ -245,7 +248,7 @@ def figures(
     mean = posterior.mean().cpu()
     out |= _compare("", mean.clamp(0, 1), truth)
     if not posterior.point:
-        levels = [psnr(draw.cpu().clamp(0, 1)[None], truth[None]) for draw in posterior.each()]
+        levels = [psnr(draw.cpu().clamp(0, 1)[None], truth[None]) for _, draw in posterior.each()]
         out["psnr_draw"] = float(torch.cat(levels).mean())
     if spread is not None:
         out["spread_ratio"] = spread_over_error(mean, spread, len(levels), truth)

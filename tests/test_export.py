@@ -52,7 +52,7 @@ def test_what_is_read_back_is_what_was_drawn(tmp_path, suffix, measurements, kep
     draws, record, label = read((tmp_path / f"draws{suffix}").rename(tmp_path / f"draws{suffix.lower()}"))
     np.testing.assert_array_equal(draws, posterior.draws.numpy())
     assert draws.dtype == np.float32
-    assert record == posterior.record
+    assert record == {key: value for key, value in posterior.record.items() if key != "store"}
     assert label == "uncalibrated spread"
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
@@ -127,3 +127,29 @@ def test_a_damaged_folder_leaves_no_file(tmp_path, suffix):
     with pytest.raises(OSError, match="is damaged"):
         posterior.export(tmp_path / f"draws{suffix}")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_two_exports_to_one_file_do_not_meet(tmp_path, monkeypatch):
+    import invdiff.export as module
+
+    posterior, written, writing = run(), [], module._npz
+
+    def watched(posterior, path):
+        writing(posterior, path)
+        written.append(path)
+        if len(written) == 1:
+            posterior.export(tmp_path / "draws.npz")
+
+    monkeypatch.setattr(module, "_npz", watched)
+    posterior.export(tmp_path / "draws.npz")
+    assert len(set(written)) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["draws.npz"]
+
+
+def test_a_file_does_not_tell_where_the_draws_were_kept(tmp_path):
+    posterior = run(store=tmp_path / "run")
+    assert "store" in posterior.record
+    for suffix in (".npz", ".tiff", ".h5"):
+        posterior.export(tmp_path / f"draws{suffix}")
+        assert "store" not in read(tmp_path / f"draws{suffix}")[1]
+        assert str(tmp_path).encode() not in (tmp_path / f"draws{suffix}").read_bytes()

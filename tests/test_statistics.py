@@ -182,10 +182,13 @@ def test_a_folder_loaded_has_the_record_of_its_run(tmp_path):
     assert loaded.label == made.label
     in_memory = run(2).record
     assert {key for key in in_memory if in_memory[key] != made.record.get(key)} == {"seconds"}
+    loaded = Posterior.load(tmp_path / "run")
     loaded.save(tmp_path / "one.safetensors")
     again = Posterior.load(tmp_path / "one.safetensors")
     assert torch.equal(again.draws, made.draws)
-    assert again.record == ours
+    assert loaded._draws is None, "a part at a time"
+    ours.pop("store")
+    assert again.record == ours, "the path is left out"
 
 
 def test_a_point_estimate_in_a_folder(tmp_path):
@@ -195,3 +198,23 @@ def test_a_point_estimate_in_a_folder(tmp_path):
     assert torch.equal(posterior.mean(), held.mean())
     with pytest.raises(ValueError, match="one point estimate, which has no spread"):
         Posterior.load(tmp_path / "run").std()
+
+
+def test_both_moments_are_read_once(tmp_path, monkeypatch):
+    read, places = Stored._get, []
+
+    def watched(self: Stored, name: str, place: tuple[slice, slice]):
+        if name == "x":
+            places.append(place)
+        return read(self, name, place)
+
+    run(store=tmp_path / "run")
+    monkeypatch.setattr(Stored, "_get", watched)
+    posterior = Posterior.load(tmp_path / "run")
+    mean = posterior.mean()
+    once = len(places)
+    assert once == 6
+    mean.zero_()
+    assert posterior.std().isfinite().all()
+    assert posterior.mean().ne(0).any(), "the caller's own copy"
+    assert len(places) == once
