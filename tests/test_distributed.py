@@ -162,6 +162,38 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path, cluster, monkeypatch):
     assert contents(tmp_path / "dask") == contents(tmp_path / "one")
 
 
+class Noting(Slow):
+    """Tells of every call."""
+
+    def __init__(self, note: Path) -> None:
+        self._note = note
+
+    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+        with self._note.open("a") as file:
+            file.write(".")
+        time.sleep(0.2)
+        return PRIOR.denoise(x, sigma)
+
+
+def test_nothing_is_computed_or_written_after_the_interrupt(tmp_path, cluster, monkeypatch):
+    note, block = tmp_path / "note", Progress.block
+
+    def stop(self: Progress, draws: int) -> None:
+        block(self, draws)
+        if Stored(tmp_path / "dask").finished:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "block", stop)
+    with pytest.warns(UserWarning, match="Interrupted"):
+        run(tmp_path / "dask", 60, cluster, denoiser=Noting(note))
+    left = contents(tmp_path / "dask"), note.read_text()
+    # A micro-batch takes 0.6 s, and two workers were in the middle of one.
+    time.sleep(1.0)
+    assert (contents(tmp_path / "dask"), note.read_text()) == left
+    assert left[0][".run"] == b""
+    assert len(left[1]) < 60 / 2 * 3
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "sentence"),
     [
@@ -187,6 +219,25 @@ def test_a_worker_of_another_kind_is_refused(tmp_path, cluster, monkeypatch):
     said = rf"A worker is of another kind than the machine that asked \(torch 1\.0 there and {torch.__version__} here\)"
     with pytest.raises(RuntimeError, match=said.replace("+", r"\+")):
         run(tmp_path / "dask", cluster=cluster)
+
+
+def test_a_worker_of_another_version_is_refused(tmp_path, cluster, monkeypatch):
+    from invdiff import distributed as ours
+
+    monkeypatch.setattr(ours, "__version__", "0.0.1")
+    with pytest.raises(
+        RuntimeError, match=r"A worker is of another kind .* \(invdiff 0\.0\.1 there and .* here\): use"
+    ):
+        run(tmp_path / "dask", cluster=cluster)
+
+
+def test_a_worker_of_another_scheme_is_refused(tmp_path, cluster, monkeypatch):
+    from invdiff import ensemble
+
+    monkeypatch.setattr(ensemble, "SCHEME", 2)
+    with pytest.raises(ValueError, match=r"begun with other settings \(scheme 2 there and 1 here\)"):
+        run(tmp_path / "dask", cluster=cluster)
+    assert not Stored(tmp_path / "dask").done.any()
 
 
 def test_what_cannot_be_sent_is_refused(tmp_path, cluster):
