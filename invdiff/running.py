@@ -50,35 +50,42 @@ def find_engine(engine: str | Dask | None, on_step: OnStep | None) -> Dask | Non
 
 def in_memory(ensemble: Ensemble, draws: int, on_step: OnStep | None, progress: bool) -> Posterior:
     """All draws, kept in memory; Ctrl-C keeps those that are finished."""
-    found: list[Outcome] = []
     asked, interrupted = ensemble.size, False
     while True:
-        blocks = ensemble.blocks(draws)
+        blocks, done, cost = ensemble.blocks(draws), 0, (0, 0)
+        values = steps = torch.empty(0)
         with progress_bar(ensemble.solver, draws * ensemble.measurements, len(blocks), progress) as bar:
             try:
-                for outcome in _outcomes(ensemble, blocks, draws, on_step, bar):
-                    found.append(outcome)
+                for block, outcome in zip(blocks, _outcomes(ensemble, blocks, draws, on_step, bar), strict=True):
+                    if done == 0:
+                        # The whole result at once: parts that are joined later would be there twice.
+                        cost = outcome.nfe, outcome.nfe_backward
+                        values, steps = (_room(ensemble, part, draws) for part in (outcome.draws, outcome.failed))
+                    place = ensemble.place(block, draws)
+                    wanted = place[0].stop - place[0].start
+                    values[place], steps[place] = outcome.draws[:wanted], outcome.failed[:wanted]
+                    done += 1
             except _TooLarge as error:
-                if found:
-                    kept = f"{_whole(ensemble, len(found), draws)} of {draws} draws, which are lost without a store"
+                if done:
+                    kept = f"{_whole(ensemble, done, draws)} of {draws} draws, which are lost without a store"
                     raise _stopped(ensemble, kept, "") from error
                 ensemble = _smaller(ensemble, error)
                 continue
             except KeyboardInterrupt:
-                whole = _whole(ensemble, len(found), draws)
+                whole = _whole(ensemble, done, draws)
                 if whole == 0:
                     raise
                 warnings.warn(f"Interrupted: {whole} of {draws} draws are finished and kept.", stacklevel=3)
                 draws, interrupted = whole, True
         break
-    values, steps = (_joined(ensemble, parts, draws) for parts in ([o.draws for o in found], [o.failed for o in found]))
+    values, steps = values[:draws], steps[:draws]
     record = ensemble.settings() | {
         "micro_batch_asked": asked,
         "draws": draws,
         "batched": ensemble.batched,
         "failed": [{"draw": k, "measurement": j, "step": int(steps[k, j])} for k, j in steps.nonzero().tolist()],
-        "nfe": found[0].nfe,
-        "nfe_backward": found[0].nfe_backward,
+        "nfe": cost[0],
+        "nfe_backward": cost[1],
         "interrupted": interrupted,
         "environment": environment(ensemble.device),
     }
@@ -273,9 +280,6 @@ def _whole(ensemble: Ensemble, blocks: int, draws: int) -> int:
     return min(rows * down * ensemble.kept, draws)
 
 
-def _joined(ensemble: Ensemble, parts: list[Tensor], draws: int) -> Tensor:
-    """The parts of the first micro-batches side by side, (draws, m, ...)."""
-    _, across = ensemble.grid
-    wide = -(-ensemble.measurements // across)
-    rows = [torch.cat(parts[first : first + wide], 1) for first in range(0, len(parts) // wide * wide, wide)]
-    return torch.cat(rows)[:draws]
+def _room(ensemble: Ensemble, part: Tensor, draws: int) -> Tensor:
+    """Memory for all that a micro-batch gave a part of, (draws, m, ...)."""
+    return part.new_empty(draws, ensemble.measurements, *part.shape[2:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -244,3 +245,42 @@ def test_peak_memory_does_not_grow_with_the_draws_of_a_folder(tmp_path):
         return max(numbers[1:])
 
     assert alive(40) <= alive(8)
+
+
+@pytest.mark.parametrize("measurements", [1, 5])
+def test_draws_in_memory_are_there_once(measurements):
+    """200 draws of 1 MiB in memory: the peak is theirs and little more, not that of parts and their sum."""
+    line = """
+import resource, sys
+import torch
+from invdiff import Likelihood, sample
+from invdiff.noise import GaussianNoise
+from invdiff.operators import Identity
+class Quick:
+    stochastic = True
+    def iterate(self, likelihood, denoiser, x, random):
+        yield x
+torch.set_num_threads(1)
+shape, m = (1, 512, 512), int(sys.argv[1])
+given = Likelihood(torch.full((m, *shape), 0.5), Identity(shape), GaussianNoise(0.1))
+sample(Quick(), given, lambda x, sigma: x, draws=2, micro_batch=4)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+posterior = sample(Quick(), given, lambda x, sigma: x, draws=200 // m, micro_batch=4)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", line, str(measurements)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 300
+
+
+def test_ctrl_c_in_memory_keeps_whole_draws_of_all_measurements():
+    def stop(step: int, x: Tensor) -> None:
+        steps.append(step)
+        if len(steps) == 3 * 5:
+            raise KeyboardInterrupt
+
+    given, steps = likelihood(6), []
+    with pytest.warns(UserWarning, match="Interrupted: 2 of 6 draws are finished and kept"):
+        # Micro-batches hold 3 of 6 measurements: of draw 2 one half is there.
+        kept = run(EXACT, 6, given, on_step=stop)
+    assert torch.equal(kept.draws, run(EXACT, 6, given).draws[:2])
+    assert (kept.record["draws"], len(kept)) == (2, 2)
