@@ -22,10 +22,11 @@ from .progress import Progress
 from .record import machine
 from .running import out_of_memory
 from .store import Store
+from .stored import Stored
 
 try:
     import dask
-    from distributed import Client, KilledWorker, LocalCluster, Worker, WorkerPlugin, as_completed, get_worker
+    from distributed import Client, Future, KilledWorker, LocalCluster, Worker, WorkerPlugin, as_completed, get_worker
     from distributed.comm.core import CommClosedError
 except ModuleNotFoundError as missing:
     raise ModuleNotFoundError(
@@ -114,10 +115,12 @@ class Dask:
                     f"The solver, likelihood or prior cannot be sent to other processes ({error}): use compile=False "
                     "and what a module defines, or leave out engine."
                 ) from error
-            futures = [client.submit(_compute, setting.name, block, pure=False) for block in todo]
+            futures: list[Future] = []
             try:
-                for future in as_completed(futures):
-                    bar.block(future.result())
+                for blocks in _in_turn(todo, ensemble, store):
+                    futures = [client.submit(_compute, setting.name, block, pure=False) for block in blocks]
+                    for future in as_completed(futures):
+                        bar.block(future.result())
             except KilledWorker as error:
                 raise RuntimeError(
                     f"A micro-batch lost its workers, {error.allowed_failures + 1} in all, for want of memory perhaps: "
@@ -131,13 +134,9 @@ class Dask:
                     ) from error
                 raise
             finally:
+                # Tasks that are at work go on until `Store.locked` ends their run.
                 with contextlib.suppress(CommClosedError, OSError):
                     client.cancel(futures)
-                # After an error or Ctrl-C there are tasks at work, which nothing else would stop.
-                with contextlib.suppress(OSError):
-                    store.require_there()
-                    store.renew()
-                with contextlib.suppress(CommClosedError, OSError):
                     if self.address is not None:
                         # The workers are somebody else's, who wants the memory back.
                         client.unregister_worker_plugin(setting.name)
@@ -238,6 +237,14 @@ class _Setting(WorkerPlugin):
 def _kind(ensemble: Ensemble) -> dict[str, Any]:
     """What must be the same on all machines."""
     return {"invdiff": __version__, "numpy": np.__version__} | machine(ensemble.device, ensemble.threads)
+
+
+def _in_turn(todo: list[Block], ensemble: Ensemble, store: Store) -> list[list[Block]]:
+    """The micro-batches that may be computed side by side: one that is there is compared before others are added."""
+    stored = Stored(store.path)
+    if stored.stat("done", ensemble.place(todo[0], stored.shape[0])).all():
+        return [todo[:1], todo[1:]]
+    return [todo]
 
 
 def _compute(name: str, block: Block) -> int:

@@ -144,8 +144,9 @@ class Store:
                 f"{self.path} is being written to by another process: wait for it, or choose another folder."
             ) from error
         try:
+            self.run = uuid.uuid4().hex
             with self._sentence():
-                self.renew()
+                folders.give_to(self.path, self.run)
             self._clean()
             yield
         finally:
@@ -155,11 +156,6 @@ class Store:
                     folders.give_to(self.path, "")
                     self._clean()
             os.close(handle)
-
-    def renew(self) -> None:
-        """Begin another run of the same process, so that workers of the one before stop and are refused."""
-        self.run = uuid.uuid4().hex
-        folders.give_to(self.path, self.run)
 
     def _clean(self) -> None:
         """Remove what processes had begun to write when they were killed."""

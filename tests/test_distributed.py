@@ -240,6 +240,24 @@ def test_a_worker_of_another_scheme_is_refused(tmp_path, cluster, monkeypatch):
     assert not Stored(tmp_path / "dask").done.any()
 
 
+class Rounding(Prior):
+    """Computes otherwise from one machine to another."""
+
+    def __init__(self, factor: float) -> None:
+        self._factor, self.name = factor, "rounding"
+
+    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return PRIOR.denoise(x, sigma) * self._factor
+
+
+def test_what_is_there_is_compared_before_workers_add_to_it(tmp_path, cluster):
+    run(tmp_path / "dask", 2, denoiser=Rounding(1.0))
+    before = contents(tmp_path / "dask" / "posterior" / "x" / "c")
+    with pytest.raises(ValueError, match="Draws 0 to 0 came out otherwise"):
+        run(tmp_path / "dask", 8, cluster, denoiser=Rounding(1.001))
+    assert contents(tmp_path / "dask" / "posterior" / "x" / "c") == before
+
+
 def test_what_cannot_be_sent_is_refused(tmp_path, cluster):
     class Held(Failing):
         def __init__(self) -> None:

@@ -37,7 +37,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-@pytest.mark.parametrize("meanwhile", ["ended", "renewed", "locked again", "laid out anew"])
+@pytest.mark.parametrize("meanwhile", ["ended", "locked again", "laid out anew"])
 def test_a_worker_of_another_run_is_refused(tmp_path, meanwhile):
     path, outcome = tmp_path / "run", ENSEMBLE.run(Block(2, 0))
     keep(path, 2)
@@ -46,10 +46,6 @@ def test_a_worker_of_another_run_is_refused(tmp_path, meanwhile):
         store.prepare(ENSEMBLE, 4)
         worker = Store(path, store.run)
         worker.require_there()
-        if meanwhile == "renewed":
-            store.renew()
-            with pytest.raises(FileNotFoundError, match=STALE):
-                worker.write(ENSEMBLE, Block(2, 0), outcome)
     if meanwhile == "laid out anew":
         shutil.rmtree(path)
         keep(path, 4)
