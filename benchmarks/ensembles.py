@@ -1,13 +1,14 @@
 """What an ensemble costs, and what it does not cost: `python -m benchmarks.ensembles`.
 
 memory    peak resident memory of a process that makes 32, 128 and 512 draws of a 3x256x256 image with their std and
-          90 % intervals, in memory and with a store (DDRM with 2 steps: more need no more memory)
+          90 % intervals, in memory and with a store (DDRM with 2 steps and the smoother "gaussian": more steps need no
+          more memory, and a network adds its own)
 scaling   draws of 3x64x64 (DDRM, 20 steps, micro-batches of 16) a second: one process with as many threads as cores,
           and dask with 1 and 2 workers that share the cores, taken in turns; workers are started before the clock
 study     seconds and bytes of one draw of a 3x256x256 image with the solvers that `docs/ensembles.md` reckons with;
           --device cuda measures a GPU
 
-All with the prior that ships. Rows go to results/ensembles.csv; "part" says which of the three.
+The last two with the prior that ships. Rows go to results/ensembles.csv; "part" says which of the three.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def one_ensemble(draws: int, kept: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         store = f"{folder}/run.zarr" if kept == "store" else None
         settings: dict[str, Any] = {"draws": draws, "micro_batch": 1, "progress": False}
-        posterior = sample(solvers.DDRM(steps=2), measurement(256), priors.load("natural"), store=store, **settings)
+        posterior = sample(solvers.DDRM(steps=2), measurement(256), priors.load("gaussian"), store=store, **settings)
         posterior.std(), posterior.interval(0.9)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

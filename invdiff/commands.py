@@ -8,8 +8,8 @@ import math
 import shlex
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -75,9 +75,11 @@ def restore(
         from .distributed import Dask
 
         engine = Dask(workers=workers)
-    with output_folder(out, overwrite=overwrite) as stage:
+    if store is not None and out.resolve() in (store.resolve(), *store.resolve().parents):
+        raise ValueError(f"--store {store} lies in --out {out}, which is written at the end: keep the draws elsewhere.")
+    with _kept_draws(store, draws), output_folder(out, overwrite=overwrite) as stage:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Interrupted")  # said below, once
+            warnings.filterwarnings("ignore", message="Interrupted")  # said once, by _kept_draws
             result = restore_array(
                 pixels,
                 operator,
@@ -98,10 +100,7 @@ def restore(
                 operator_options=operator_options,
             )
         if result.posterior.record.get("interrupted"):
-            if store is None:
-                raise KeyboardInterrupt
-            done = len(result.posterior)
-            raise Interrupted(f"{done} of {draws} draws are finished and kept in {store}; run it again to go on.")
+            raise KeyboardInterrupt
         record = {
             "written_by": "invdiff restore",
             "command": _command_line(command),
@@ -123,6 +122,24 @@ def restore(
         }
         write_restoration(stage, result, record, bits=_bits(pixels), keep_posterior=keep_posterior)
     _print_result(result, out)
+
+
+@contextmanager
+def _kept_draws(store: Path | None, draws: int) -> Iterator[None]:
+    """On Ctrl-C, say which draws a folder keeps; without one nothing is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if store is None or not store.exists():
+            raise
+        from .stored import Stored
+
+        stored = Stored(store)
+        size = stored.attributes["settings"]["micro_batch"]
+        raise Interrupted(
+            f"{min(stored.finished, draws)} of {draws} draws are finished and kept in {store}; run it again to go on. "
+            f"They are kept in micro-batches of {size}; --micro-batch 1 keeps every one, and takes longer."
+        ) from None
 
 
 def degrade(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import numbers
 import os
 import uuid
 from collections.abc import Iterator
@@ -193,6 +194,8 @@ class Posterior:
     def _quantiles(self, probabilities: list[float]) -> list[Tensor]:
         self._refuse_point("quantile")
         for q in probabilities:
+            if isinstance(q, bool) or not isinstance(q, numbers.Real):
+                raise TypeError(f"q is {q!r}: expected one probability; call quantile once for each.")
             if not 0 < q < 1:
                 raise ValueError(f"q is {q}: expected a probability between 0 and 1.")
             # (K + 1) q of exactly 1 or K may come out a rounding error outside.

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from skimage import data as pictures
 
-from invdiff import Posterior, priors, solvers
+from invdiff import Posterior, commands, priors, solvers
 from invdiff.cli import main
 from invdiff.images import read_array, read_image
 from invdiff.priors import Prior
@@ -308,3 +308,26 @@ def test_restored_jpeg_is_upright(tmp_path: Path) -> None:
     assert read_array(out / "restored.png").shape == (24, 32, 3)
     expected = read_image(tmp_path / "a.jpg")
     assert (read_image(out / "restored.png") - expected).abs().mean() < 0.08
+
+
+def test_a_store_is_gone_on_with_and_says_what_it_keeps(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "run.zarr"
+    words = ["restore", photo, "--operator", "blur", "--psf-kind", "gaussian:1", "--sigma", "0.02", "--simulate"]
+    words += ["--prior", "gaussian", "--solver", "ddrm", "--set", "solver.steps=2", "--micro-batch", "2"]
+    inside = tmp_path / "out" / "run.zarr"
+    assert _run(*words, "--store", inside, "--out", tmp_path / "out") == 2
+    assert "lies in --out" in capsys.readouterr().err
+    words += ["--store", store]
+    assert _run(*words, "--draws", 2, "--out", tmp_path / "two") == 0
+    capsys.readouterr()
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    # Whatever it is that Ctrl-C meets, what is kept is said: here the writing of the pictures.
+    monkeypatch.setattr(commands, "write_restoration", interrupt)
+    assert _run(*words, "--draws", 4, "--out", tmp_path / "four") == 130
+    assert "Interrupted: 4 of 4 draws are finished and kept in" in capsys.readouterr().err
+    assert not (tmp_path / "four").exists()

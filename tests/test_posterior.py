@@ -133,3 +133,10 @@ def test_two_that_save_to_one_file_do_not_meet(tmp_path, monkeypatch):
     assert len(set(written)) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["posterior"]
     assert Posterior.load(tmp_path / "posterior").draws.eq(0).all()
+
+
+def test_a_list_of_quantiles_is_refused_in_a_sentence():
+    with pytest.raises(
+        TypeError, match=r"^q is \[0.1, 0.9\]: expected one probability; call quantile once for each\.$"
+    ):
+        Posterior(torch.arange(19.0)[:, None], {}).quantile([0.1, 0.9])
