@@ -24,7 +24,6 @@ from .operators import Mask, Operator
 from .options import build_operator
 from .posterior import Posterior
 from .priors.base import Prior
-from .priors.tiled import in_tiles
 from .random import MemberRandom
 from .sampling import sample
 from .solvers import Solver
@@ -177,6 +176,8 @@ def restore(
         if not bool(measured(forward).all()):
             raise ValueError("sigma 'auto' needs a measurement without missing values: state sigma as a number.")
         level = estimate_sigma(y)
+    from .priors.tiled import in_tiles
+
     slot = _match_channels(in_tiles(slot, tile, forward.in_shape), forward.in_shape)
     likelihood = Likelihood(y.to(where), forward.to(where), GaussianNoise(level))
     count = int(draws) if getattr(chosen, "stochastic", True) else 1

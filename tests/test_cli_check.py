@@ -85,7 +85,7 @@ def test_a_class_of_ones_own_with_its_files(folder: Path, capsys: pytest.Capture
     assert float(row["spread_observed"]) < 0.5
     assert "do not use its std as an error bar" in (out / "verdict.txt").read_text()
     record = json.loads((out / "record.json").read_text())
-    assert record["solver"] == {"name": "Mine", "size": 0.01}
+    assert (record["solver"]["name"], record["solver"]["size"]) == ("checked_mine.Mine", 0.01)
     assert record["command"].startswith("invdiff check checked_mine:Mine --prior-problem 'gaussian/16x16")
     assert record["seed"] == 0
 

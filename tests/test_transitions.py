@@ -134,7 +134,7 @@ def test_an_unknown_transition_is_refused():
 
 @pytest.mark.parametrize(
     ("transition", "steps", "ratio"),
-    [("sde3m", 30, 1.010), ("sde3m", 60, 1.002), ("ode3m", 30, 1.001), ("sde2m", 30, 1.042), ("sde2m", 60, 1.010)],
+    [("sde3m", 30, 1.008), ("sde3m", 60, 1.004), ("ode3m", 30, 1.001), ("sde2m", 30, 1.016), ("sde2m", 60, 1.007)],
 )
 def test_the_spread_of_a_scalar_gaussian_is_what_the_page_on_kps_says(transition, steps, ratio):
     """docs/kps.md; 400,000 draws tell a ratio of stds to 0.001."""
@@ -142,4 +142,4 @@ def test_the_spread_of_a_scalar_gaussian_is_what_the_page_on_kps_says(transition
     levels = noise_levels("ve", steps, 0.002, 40.0)
     x = MEAN + (STD**2 + levels[0] ** 2) ** 0.5 * random.normal(torch.empty(1, 400_000, dtype=torch.float64))
     *_, draws = reverse(transition, gaussian, x, levels, random)
-    assert float(draws.std()) / STD == pytest.approx(ratio, abs=0.004)
+    assert float(draws.std()) / STD == pytest.approx(ratio, abs=0.003)
