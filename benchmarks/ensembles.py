@@ -72,7 +72,7 @@ def memory() -> Iterator[Row]:
             yield {"what": f"in {kept}", "draws": draws, "value": round(float(found.stdout)), "unit": "MiB"}
 
 
-def scaling(repeats: int = 3, draws: int = 64) -> Iterator[Row]:
+def scaling(repeats: int = 1, draws: int = 256) -> Iterator[Row]:
     """Draws a second of one process and of workers."""
     cores = len(os.sched_getaffinity(0))
     likelihood, prior = measurement(64), priors.load("natural")
