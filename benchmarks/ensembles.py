@@ -27,6 +27,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import dask
 import torch
 from distributed import LocalCluster
 from skimage import data
@@ -79,6 +80,8 @@ def scaling(repeats: int = 1, draws: int = 256) -> Iterator[Row]:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         engines: dict[str, Dask | None] = {f"1 process, {cores} threads": None}
+        # As `Dask()` starts its own; see docs/ensembles.md.
+        stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}))
         for n in (1, 2):
             cluster = LocalCluster(n_workers=n, threads_per_worker=1, memory_limit=0, dashboard_address=":0")
             address = stack.enter_context(cluster).scheduler_address

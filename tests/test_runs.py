@@ -183,6 +183,25 @@ def test_why_workers_did_not_start(tmp_path, monkeypatch, cause, said):
         sample(DDRM(steps=3), PROBLEM, PRIOR, store=tmp_path / "run", engine="dask")
 
 
+def test_workers_keep_the_memory_of_a_layer_for_the_next(tmp_path, monkeypatch):
+    pytest.importorskip("distributed")
+    import dask
+
+    from invdiff import distributed as ours
+
+    seen = []
+
+    def start(**settings: object) -> None:
+        seen.append(dask.config.get("distributed.nanny.pre-spawn-environ"))
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(ours, "LocalCluster", start)
+    with pytest.raises(RuntimeError, match="enough"):
+        sample(DDRM(steps=3), PROBLEM, PRIOR, store=tmp_path / "run", engine="dask")
+    # Left to itself dask sets 64 KiB, and networks are three times as slow.
+    assert seen[0]["MALLOC_TRIM_THRESHOLD_"] is None
+
+
 def test_a_worker_does_not_start_workers(tmp_path, monkeypatch):
     pytest.importorskip("distributed")
     monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
