@@ -162,8 +162,8 @@ class Dask:
 
     def _cluster(self) -> LocalCluster:
         try:
-            # dask has its workers give every block of memory back at once, and get it anew at the next: on a CPU a network
-            # is three times as slow so.
+            # dask has its workers give every block of memory back at once and ask for the next anew, which makes a
+            # network on a CPU three times as slow.
             memory = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}
             with _without_interrupts(), dask.config.set(memory):
                 return LocalCluster(

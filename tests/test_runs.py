@@ -192,7 +192,7 @@ def test_workers_keep_the_memory_of_a_layer_for_the_next(tmp_path, monkeypatch):
     seen = []
 
     def start(**settings: object) -> None:
-        seen.append(dask.config.get("distributed.nanny.pre-spawn-environ"))
+        seen.append(dict(dask.config.get("distributed.nanny.pre-spawn-environ")))
         raise RuntimeError("enough")
 
     monkeypatch.setattr(ours, "LocalCluster", start)
