@@ -130,7 +130,8 @@ def restore(
         micro_batch: members per batch; less needs less memory.
         tile: "auto" runs the prior in tiles where the image has more than 2^20 pixels and the prior says how far it
             looks; "off" never does; a number is the largest side of a tile in pixels (`priors.Tiled`).
-        store: a folder that keeps the draws as they come, and from which the same call goes on (`sample`).
+        store: a folder that keeps the draws as they come, and the truth, and from which the same call goes on
+            (`sample`).
         engine: "dask" or `invdiff.distributed.Dask(...)`, for draws on workers, which write to `store`.
         operator_options, prior_options, solver_options: settings of what is given by name.
 
@@ -190,6 +191,7 @@ def restore(
         device=where,
         micro_batch=micro_batch,
         store=store,
+        truth=None if store is None else clean,
         engine=engine,
         progress=progress,
     )

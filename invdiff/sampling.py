@@ -41,6 +41,7 @@ def sample(
     device: torch.device | str | None = None,
     micro_batch: int | None = None,
     store: str | os.PathLike[str] | None = None,
+    truth: Tensor | None = None,
     engine: str | Dask | None = None,
     on_step: Callable[[int, Tensor], None] | None = None,
     progress: bool = True,
@@ -76,6 +77,7 @@ def sample(
             memory, half as many are taken, with a warning, unless there is an engine; the record says how many.
         store: a folder that keeps the draws, new or one that this call began before; statistics of what comes back go
             through it a part at a time.
+        truth: the image itself where it is known, ([m,] *in_shape), kept in `store` for reports; no draw depends on it.
         engine: "dask" or `invdiff.distributed.Dask(...)` for micro-batches on workers, which write to `store`.
         on_step: called with the step number and a copy of the iterates, (micro_batch, *in_shape), and with
             keep="cloud" (micro_batch, particles, *in_shape).
@@ -148,13 +150,17 @@ def sample(
     runner = find_engine(engine, on_step)
     clock = time.monotonic()
     if store is None:
+        if truth is not None:
+            raise ValueError("truth is given without a store: it is kept beside the draws; give store=FOLDER, or none.")
         if runner is not None:
             raise ValueError(f"engine is {engine!r} without a store: give store=FOLDER, which the workers write to.")
         posterior = in_memory(ensemble, draws, on_step, progress)
     else:
         from .store import Store
 
-        posterior = in_folder(ensemble, draws, Store(store), micro_batch, runner, on_step, progress)
+        posterior = in_folder(
+            ensemble, draws, Store(store, truth=_truth(truth, ensemble)), micro_batch, runner, on_step, progress
+        )
     posterior.record["seconds"] = round(time.monotonic() - clock, 3)
     say_failed(posterior, solver)
     return posterior
@@ -216,6 +222,13 @@ def _tensors(thing: object, seen: set[int]) -> Iterator[tuple[Tensor, bool]]:
         for name, value in vars(thing).items() if hasattr(thing, "__dict__") else ():
             if not name.startswith("_"):
                 yield from _tensors(value, seen)
+
+
+def _truth(truth: Tensor | None, ensemble: Ensemble) -> Tensor | None:
+    expected = (*((ensemble.measurements,) if ensemble.batched else ()), *ensemble.shape)
+    if truth is not None and tuple(truth.shape) != expected:
+        raise ValueError(f"truth has shape {tuple(truth.shape)}: expected {expected}, that of one draw.")
+    return truth
 
 
 def _shape(

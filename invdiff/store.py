@@ -8,6 +8,7 @@ The folder is a Zarr v3 hierarchy with ArviZ's names, which `xarray.open_datatre
     sample_stats/nfe, nfe_backward
     observed_data/y          the measurement
     constant_data/...        what the operator is made of (mask, kernel, ...)
+    truth/x                  the image itself, where it is known
     .lock                    empty, and held by the process that asked for the draws
     .run                     the run whose workers may write, a random name; empty while there is none
 
@@ -25,7 +26,7 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +34,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import folders
+from . import folders, layout
 from .ensemble import Block, Ensemble, Outcome
-from .operators import Operator
-from .record import environment, own_constants, weight_hash
-from .stored import FORMAT, MARK, STATS, Place, Stored, differences, open_root, read_attributes, settings_hash
+from .record import environment, weight_hash
+from .stored import (
+    FORMAT,
+    MARK,
+    STATS,
+    Place,
+    Stored,
+    differences,
+    open_root,
+    read_attributes,
+    read_constants,
+    settings_hash,
+)
 
 if TYPE_CHECKING:
     import zarr
@@ -53,11 +64,13 @@ class Store:
     Args:
         path: where it is or will be; links are followed, and ~ is the user's home.
         run: the one to write for, on a worker; `locked` begins one.
+        truth: kept beside the draws, which it does not change, ([m,] *in_shape).
     """
 
-    def __init__(self, path: str | os.PathLike[str], run: str | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], run: str | None = None, truth: Tensor | None = None) -> None:
         self.path = Path(path).expanduser().resolve()
         self.run = run
+        self.truth = truth
         self._stored: Stored | None = None
 
     @property
@@ -111,7 +124,7 @@ class Store:
         folders.remove(self.path)
 
     def require_same(self, ensemble: Ensemble) -> None:
-        """Refuse to go on with other settings than those the ensemble was begun with.
+        """Refuse to go on with other settings than those the ensemble was begun with, or another truth.
 
         Raises:
             ValueError: naming what differs.
@@ -124,6 +137,11 @@ class Store:
             raise ValueError(
                 f"{self.path} was begun with other settings ({named}{more}): its draws would not be of one ensemble; "
                 "use the same settings, or another folder."
+            )
+        kept = None if self.truth is None else read_constants(self.path, "truth").get("x")
+        if kept is not None and self.truth is not None and not torch.equal(kept, layout.plain(self.truth)):
+            raise ValueError(
+                f"{self.path} holds another truth than the one given: leave the truth out, or use another folder."
             )
 
     @contextlib.contextmanager
@@ -179,6 +197,10 @@ class Store:
         if more or not self._whole_metadata():
             with self._sentence():
                 self._extend(rows)
+        if self.truth is not None and not read_constants(self.path, "truth"):
+            with self._sentence():
+                self._keep_truth(open_root(self.path, "r+"), ensemble)
+                layout.consolidate(self.path)
         self._stored = Stored(self.path, "r+")
         return self._standing(ensemble, draws, todo) + todo
 
@@ -293,22 +315,29 @@ class Store:
             grid = grid[:1]
         whole = {"shape": (1, *sizes, *ensemble.shape), "chunks": (1, *grid, *ensemble.shape)}
         dtype = str(ensemble.dtype).removeprefix("torch.")
-        _array(root, "posterior/x", dtype, [*head, *_axes(ensemble.shape)], np.nan, **whole)
+        layout.array(root, "posterior/x", dtype, [*head, *layout.axes(ensemble.shape)], np.nan, **whole)
         for name, kind in STATS.items():
-            _array(root, f"sample_stats/{name}", kind, head, 0, shape=(1, *sizes), chunks=(1, *grid))
+            layout.array(root, f"sample_stats/{name}", kind, head, 0, shape=(1, *sizes), chunks=(1, *grid))
         if likelihood is not None:
-            names = [*head[2:], *_axes(likelihood.operator.out_shape, "measured_")]
-            _constant(root, "observed_data/y", likelihood.y, names)
-            for name, value in _constants(likelihood.operator):
-                _constant(root, f"constant_data/{name}", value)
-        _consolidate(folder)
+            names = [*head[2:], *layout.axes(likelihood.operator.out_shape, "measured_")]
+            layout.constant(root, "observed_data/y", likelihood.y, names)
+            for name, value in layout.constants(likelihood.operator):
+                layout.constant(root, f"constant_data/{name}", value)
+        if self.truth is not None:
+            self._keep_truth(root, ensemble)
+        layout.consolidate(folder)
+
+    def _keep_truth(self, root: zarr.Group, ensemble: Ensemble) -> None:
+        assert self.truth is not None
+        head = ["measurement"] if ensemble.batched else []
+        layout.constant(root, "truth/x", self.truth, [*head, *layout.axes(ensemble.shape)])
 
     def _extend(self, draws: int) -> None:
         root: Any = open_root(self.path, "r+")
         for name in _ARRAYS:
             array = root[name]
             array.resize((1, draws, *array.shape[2:]))
-        _consolidate(self.path)
+        layout.consolidate(self.path)
 
     def _whole_metadata(self) -> bool:
         """Whether all arrays say of themselves what the root says of them, also after an end in between."""
@@ -345,45 +374,3 @@ class Store:
                 f"{draws} draws take {needed / 1e6:.0f} MB more, and {folder} has {free / 1e6:.0f} MB left: make room, "
                 "choose another folder, or ask for fewer draws."
             )
-
-
-def _array(root: zarr.Group, name: str, dtype: str, dims: Sequence[str], fill: Any, **layout: Any) -> zarr.Array:
-    """An array without compression, so that parts of a chunk can be read in place, but with a checksum."""
-    from zarr.codecs import Crc32cCodec
-
-    return root.create_array(
-        name, dtype=dtype, fill_value=fill, dimension_names=dims, compressors=[Crc32cCodec()], **layout
-    )
-
-
-def _constant(root: zarr.Group, name: str, value: Tensor, dims: Sequence[str] | None = None) -> None:
-    """An array in one chunk."""
-    data = (value.float() if value.dtype == torch.bfloat16 else value).detach().cpu().numpy()
-    names = dims or [f"{name.rpartition('/')[2]}_{axis}" for axis in range(data.ndim)]
-    _array(root, name, str(data.dtype), names, 0, shape=data.shape, chunks=tuple(max(1, n) for n in data.shape))[
-        ...
-    ] = data
-
-
-def _constants(operator: Operator, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The real tensors that an operator, and those that it is made of, were built from."""
-    for name, value in own_constants(operator).items():
-        if isinstance(value, Tensor) and not value.is_complex():
-            yield prefix + name, value
-    for index, child in enumerate(operator._children):
-        yield from _constants(child, f"{prefix}{index}_")
-
-
-def _axes(shape: Sequence[int], prefix: str = "") -> list[str]:
-    """Names of the axes of an image, or of whatever else it is."""
-    names = ("channel", "row", "column") if len(shape) == 3 else [f"axis{axis}" for axis in range(len(shape))]
-    return [prefix + name for name in names]
-
-
-def _consolidate(folder: Path) -> None:
-    """Put the metadata of all arrays into the root's too, which is what readers go by: it changes in one piece."""
-    import zarr
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Consolidated metadata|Object at \.(lock|run)")
-        zarr.consolidate_metadata(str(folder))

@@ -29,6 +29,7 @@ __all__ = [
     "differences",
     "open_root",
     "read_attributes",
+    "read_constants",
     "settings_hash",
 ]
 
@@ -115,6 +116,27 @@ def open_root(path: Path, mode: str) -> zarr.Group:
     import zarr
 
     return zarr.open_group(str(path), mode=mode, use_consolidated=True)  # type: ignore[arg-type]
+
+
+def read_constants(path: Path, group: str) -> dict[str, Tensor]:
+    """The arrays of "observed_data", "constant_data" or "truth", by name; none where there is no such group.
+
+    Raises:
+        DamagedError: one of them cannot be read.
+    """
+    root, found = open_root(path, "r"), {}
+    if group not in root:
+        return {}
+    for name, array in root[group].arrays():  # type: ignore[union-attr]
+        try:
+            found[name] = torch.from_numpy(np.asarray(array[...]))
+        except Exception as error:
+            raise DamagedError(
+                path / group / name,
+                f"{path / group / name} is damaged ({type(error).__name__}: {error}): restore it from a copy, or "
+                f"remove {path.name} and run its sample(..., store={path.name!r}) again.",
+            ) from error
+    return found
 
 
 class Stored:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from invdiff import Likelihood, Posterior, sample, store
+from invdiff import Likelihood, Posterior, layout, sample
 from invdiff.noise import GaussianNoise
 from invdiff.operators import Identity
 from invdiff.priors import FunctionPrior, GaussianPrior
@@ -179,7 +179,7 @@ def test_an_extension_that_ended_in_between_is_taken_back(tmp_path, monkeypatch)
     def end(folder: Path) -> None:
         raise SystemExit
 
-    monkeypatch.setattr(store, "_consolidate", end)
+    monkeypatch.setattr(layout, "consolidate", end)
     with pytest.raises(SystemExit):
         keep(path, 4)
     monkeypatch.undo()
@@ -195,7 +195,7 @@ def test_a_disk_that_is_full_when_it_is_extended(tmp_path, monkeypatch):
     def full(folder: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(store, "_consolidate", full)
+    monkeypatch.setattr(layout, "consolidate", full)
     said = r"run could not be written to \(No space left on device; \d+ MB are free\): 2 of 2 draws are kept; make room"
     with pytest.raises(OSError, match=said):
         keep(path, 4)
