@@ -12,7 +12,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .stored import Stored
 
-__all__ = ["moments", "quantiles", "stored_moments", "stored_quantiles"]
+__all__ = ["at_positions", "moments", "quantiles", "stored_moments", "stored_quantiles"]
 
 # Values that are sorted at a time: with the sorted ones and their order 256 MB in float32.
 _AT_ONCE = 2**24
@@ -51,10 +51,10 @@ def moments(blocks: Iterable[Tensor], failed: Tensor | None = None) -> tuple[Ten
 def quantiles(draws: Tensor, failed: Tensor | None, probabilities: Sequence[float]) -> list[Tensor]:
     """Quantiles of draws (K, [m,] ...) at the positions (K + 1) q, without those that failed, (K, [m])."""
     if failed is None:
-        return _at(draws.sort(0).values, probabilities)
+        return at_positions(draws.sort(0).values, probabilities)
     if failed.ndim == 1:
-        return _at(draws[~failed].sort(0).values, probabilities)
-    columns = [_at(draws[~failed[:, j], j].sort(0).values, probabilities) for j in range(draws.shape[1])]
+        return at_positions(draws[~failed].sort(0).values, probabilities)
+    columns = [at_positions(draws[~failed[:, j], j].sort(0).values, probabilities) for j in range(draws.shape[1])]
     return [torch.stack(parts) for parts in zip(*columns, strict=True)]
 
 
@@ -86,7 +86,7 @@ def stored_quantiles(stored: Stored, count: int, probabilities: Sequence[float])
     return joined if stored.batched else [values[0] for values in joined]
 
 
-def _at(ordered: Tensor, probabilities: Sequence[float]) -> list[Tensor]:
+def at_positions(ordered: Tensor, probabilities: Sequence[float]) -> list[Tensor]:
     """Quantiles of values that are sorted along the first axis; not a number where they are too few."""
     count = ordered.shape[0]
     out = []
