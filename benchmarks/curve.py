@@ -1,6 +1,6 @@
 """PSNR against time: `python -m benchmarks.curve` draws `docs/curve.png` from the tables of the other scripts.
 
-The time is that of one 3x256x256 forward in bfloat16, channels last, from `results/speed.csv` (`benchmarks.speed`).
+The time is that of one 3x256x256 forward in bfloat16, channels last, from `results/precision.csv` (`benchmarks.precision`).
 The PSNR is that of `results/denoising.csv` (`benchmarks.denoising` on CBSD68). DRUNet's weights are not at hand: its
 PSNR is the published one (Zhang et al. 2021, DPIR, colour denoising), its time that of its network.
 """
@@ -31,7 +31,7 @@ def points(level: int) -> list[tuple[str, float, float]]:
     """(network, milliseconds, PSNR) for every network of which both are known."""
     seconds = {
         row["what"]: float(row["value"])
-        for row in read("speed.csv")
+        for row in read("precision.csv")
         if row["mode"] == "bfloat16" and row["pass"] == "forward"
     }
     decibels = {row["prior"]: float(row["psnr"]) for row in read("denoising.csv") if int(row["sigma_255"]) == level}

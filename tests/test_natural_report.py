@@ -39,7 +39,7 @@ def test_the_table_of_drawn_images():
 
 
 def test_the_table_of_speed():
-    for row in rows("speed.csv"):
+    for row in rows("precision.csv"):
         if row["ratio"]:
             assert f"{row['what']} | {row['pass']} | {row['mode']} | {float(row['value']) * 1000:.0f} |" in CARD
 

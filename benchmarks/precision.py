@@ -1,4 +1,4 @@
-"""What the precision of a network costs and gains: `python -m benchmarks.speed`.
+"""What the precision of a network costs and gains: `python -m benchmarks.precision`.
 
 One 3x256x256 image through the network of the shipped prior and through DRUNet, DnCNN and FFDNet of random weights,
 interleaved in one process, forward and forward + backward (with respect to the image):
@@ -150,7 +150,7 @@ def overhead(prior: DiffusionPrior, repeats: int) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time networks in float32 and bfloat16.")
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "speed.csv")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "precision.csv")
     settings = parser.parse_args()
     prior = priors.load_natural()
     units = [name for name, held in torch.cpu.get_capabilities().items() if held and "bf16" in name]
