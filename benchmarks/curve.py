@@ -1,8 +1,9 @@
 """PSNR against time: `python -m benchmarks.curve` draws `docs/curve.png` from the tables of the other scripts.
 
-The time is that of one 3x256x256 forward in bfloat16, channels last, from `results/precision.csv` (`benchmarks.precision`).
-The PSNR is that of `results/denoising.csv` (`benchmarks.denoising` on CBSD68). DRUNet's weights are not at hand: its
-PSNR is the published one (Zhang et al. 2021, DPIR, colour denoising), its time that of its network.
+The time is that of one 3x256x256 forward in bfloat16, channels last, from `results/precision.csv`
+(`benchmarks.precision`). The PSNR is that of `results/denoising.csv` (`benchmarks.denoising` on CBSD68). DRUNet's
+weights are not at hand: its PSNR is the published one (Zhang et al. 2021, DPIR, colour denoising), its time that of its
+network.
 """
 
 from __future__ import annotations
