@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shutil
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from invdiff import Likelihood, Restoration, restore
 from invdiff.metrics import psnr
 from invdiff.noise import GaussianNoise
 from invdiff.plots import gallery
+from invdiff.provenance import describe, embed
 from invdiff.report import output_folder, write_json, write_restoration
 
 SIGMA = 0.02
@@ -98,6 +100,7 @@ def run(out: Path, draws: int, overwrite: bool) -> None:
             rows.append((task, result))
             console.print(f"{task}: {figures['psnr']:.2f} dB in {seconds:.0f} s")
         gallery(rows).savefig(folder / "demo.png")
+        embed(folder / "demo.png", dataclasses.replace(describe(result.posterior, "figure"), operator=None))
         write_json(folder / "metrics.json", summary)
         write_json(folder / "record.json", {"command": "python -m experiments.demo", "draws": draws, "sigma": SIGMA})
     console.print(table)

@@ -12,6 +12,7 @@ from torch import Tensor
 from invdiff import sample
 from invdiff.images import write_image
 from invdiff.priors import Prior
+from invdiff.provenance import describe
 from invdiff.solvers import Heun
 
 from .validate import _noise
@@ -49,4 +50,5 @@ def generated_sheet(prior: Prior, shape: tuple[int, int, int], count: int, path:
     """Draws from the prior by Heun's method, the same noise at every call."""
     solver: Any = Heun(steps=steps)
     made = sample(solver, None, prior, draws=count, in_shape=shape, progress=False)
-    write_image(path, tile(made.draws, math.ceil(math.sqrt(count))))
+    sheet = tile(made.draws, math.ceil(math.sqrt(count)))
+    write_image(path, sheet, provenance=describe(made, "draws"))

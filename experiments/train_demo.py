@@ -6,6 +6,7 @@ It learns from seven pictures that scikit-image brings along, so nothing is down
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from invdiff import Restoration, restore
 from invdiff.metrics import psnr
 from invdiff.plots import gallery
 from invdiff.priors import load_natural
+from invdiff.provenance import describe, embed
 
 from .train import train
 
@@ -72,6 +74,7 @@ def main() -> None:
         table.add_row(task, *(f"{figure:.2f}" for figure in figures))
         rows.append((task, found))
     gallery(rows).savefig(given.out / "restored.png")
+    embed(given.out / "restored.png", dataclasses.replace(describe(found.posterior, "figure"), operator=None))
     console.print(table)
     console.print(f"Trained in {trained:.0f} s, {time.monotonic() - clock:.0f} s in all; {given.out / 'restored.png'}")
 

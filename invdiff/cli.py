@@ -98,6 +98,15 @@ def restore(
     keep_posterior: Annotated[
         bool, _option("--keep-posterior", help="Also write the draws as floats, posterior.safetensors.")
     ] = False,
+    mark: Annotated[
+        bool, _option("--mark", help="Put a small visible label into the corner of the restored image and the draws.")
+    ] = False,
+    sign_cert: Annotated[
+        Path | None, _option("--sign-cert", help="Sign the pictures: your certificate chain, PEM (needs c2pa).")
+    ] = None,
+    sign_key: Annotated[
+        Path | None, _option("--sign-key", help="Sign the pictures: its key, PEM (PKCS 8) without a password.")
+    ] = None,
     overwrite: Overwrite = False,
     alpha: Alpha = "refuse",
     data_range: DataRange = None,
@@ -135,6 +144,8 @@ def restore(
         store=store,
         workers=workers,
         keep_posterior=keep_posterior,
+        mark=mark,
+        sign=(sign_cert, sign_key),
         overwrite=overwrite,
         alpha=alpha,
         data_range=data_range,
@@ -222,6 +233,18 @@ def check(
         overwrite=overwrite,
         command=context.obj,
     )
+
+
+@app.command()
+def provenance(
+    picture: Annotated[Path, typer.Argument(help="PNG, JPEG or TIFF.")],
+    trust: Annotated[Path | None, _option("--trust", help="PEM file of certificates that you trust.")] = None,
+) -> None:
+    """Print what PICTURE says of how it was made, and whether it is as it was signed."""
+    from .signing import lines
+
+    for line in lines(picture, trust=trust):
+        print(line)
 
 
 @app.command("list")

@@ -20,10 +20,12 @@ from .arrays import Alpha, Array, from_array
 from .choices import QUICK, check_sigma, load_prior, load_solver, pick_device
 from .images import read_array, write_image
 from .operators import Mask, Operator
+from .provenance import degraded
 from .record import environment
 from .report import output_folder, weight_hash, write_json, write_restoration
 from .restoration import Restoration, simulate_measurement
 from .restoration import restore as restore_array
+from .signing import signer_of
 
 if TYPE_CHECKING:
     from .exact.check import Report
@@ -55,6 +57,8 @@ def restore(
     store: Path | None,
     workers: int | None,
     keep_posterior: bool,
+    mark: bool,
+    sign: tuple[Path | None, Path | None],
     overwrite: bool,
     alpha: str,
     data_range: float | None,
@@ -63,6 +67,7 @@ def restore(
     """Restore an image file into a folder; see `invdiff.restoration.restore` for what is computed."""
     began = time.monotonic()
     own = parse_settings(settings)
+    signer = signer_of(*sign)
     chosen = load_solver(solver, own["solver"])
     slot = load_prior(prior, own["prior"])
     pixels = read_array(image)
@@ -120,7 +125,8 @@ def restore(
             "weights_sha256": weight_hash(slot),
             "seconds_total": round(time.monotonic() - began, 3),
         }
-        write_restoration(stage, result, record, bits=_bits(pixels), keep_posterior=keep_posterior)
+        bits = _bits(pixels)
+        write_restoration(stage, result, record, bits=bits, keep_posterior=keep_posterior, mark=mark, signer=signer)
     _print_result(result, out)
 
 
@@ -167,9 +173,11 @@ def degrade(
     y = simulate_measurement(tensor[0], forward, level, seed=seed)
     with output_folder(out, overwrite=overwrite) as stage:
         measurement = f"measurement.{file_format}"
-        write_image(stage / measurement, y, bits=16 if file_format == "png" else 32)
+        made = degraded(forward, level, seed)
+        holds = None if file_format == "npy" else made
+        write_image(stage / measurement, y, bits=16 if file_format == "png" else 32, provenance=holds)
         if file_format != "png":
-            write_image(stage / "preview.png", y)
+            write_image(stage / "preview.png", y, provenance=made)
         write_image(stage / "truth.png", tensor, bits=_bits(pixels))
         kept = _keep_operator(stage, out, operator, forward, operator_options)
         words = ["invdiff", "restore", str(out / measurement), "--operator", operator, *kept, "--sigma", f"{level:g}"]

@@ -27,7 +27,8 @@ def export(posterior: Posterior, path: str | os.PathLike[str], *, overwrite: boo
 
     npz: `draws` (draws, [m,] *in_shape), `record`, `label`. HDF5: the same, as datasets. TIFF: a stack
     of one page for each channel of each draw of each measurement, channels first, then measurements; record and label
-    are its description. The record leaves out the path of the folder that the draws were kept in.
+    are its description, and its XMP says what it is (`provenance`). The record leaves out the path of the folder that
+    the draws were kept in.
 
     Args:
         posterior: in memory or in a folder, which is never read whole.
@@ -92,7 +93,10 @@ def _npz(posterior: Posterior, path: Path) -> None:
 def _tiff(posterior: Posterior, path: Path) -> None:
     import tifffile
 
+    from .provenance import describe
+
     text = json.dumps({"label": posterior.label, "shape": posterior.shape, "record": posterior.portable_record})
+    packet = describe(posterior, "draws").packet()
     big = math.prod(posterior.shape) * 8 > 2**31
     with tifffile.TiffWriter(path, bigtiff=big) as stack:
         first = True
@@ -105,6 +109,7 @@ def _tiff(posterior: Posterior, path: Path) -> None:
                     contiguous=True,
                     metadata=None,
                     description=text if first else None,
+                    extratags=[(700, 1, len(packet), packet, True)] if first else (),
                 )
                 first = False
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 import zlib
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import png16
+from . import png16, xmp
 from .arrays import Alpha, Layout, from_array
+from .provenance import write_whole
+
+if TYPE_CHECKING:
+    from .provenance import Provenance
 
 __all__ = ["Alpha", "Layout", "from_array", "read_array", "read_image", "write_image"]
 
@@ -60,13 +65,21 @@ def read_array(path: str | Path) -> Array:
     return _upright(array, orientation)
 
 
-def write_image(path: str | Path, image: Tensor, *, bits: int = 8) -> None:
+def write_image(path: str | Path, image: Tensor, *, bits: int = 8, provenance: Provenance | None = None) -> None:
     """Write (C, H, W), (1, C, H, W) or (H, W) in [0, 1] as .png (8, 16 bit), .tif/.tiff (8, 16, 32) or .npy (32).
 
-    8 and 16 bits are clipped to [0, 1] and rounded; 32 bits are floats, kept as they are.
+    8 and 16 bits are clipped to [0, 1] and rounded; 32 bits are floats, kept as they are. What stands at the path
+    is replaced whole or not at all.
+
+    Args:
+        path: its suffix decides on the format.
+        image: in [0, 1].
+        bits: of a value.
+        provenance: what the picture is and what made it, written beside the pixels (not into .npy, which has no place
+            for it); see `provenance.describe`.
 
     Raises:
-        ValueError: a shape, a suffix or a number of bits that is not written.
+        ValueError: a shape, a suffix or a number of bits that is not written, or provenance for .npy.
         OSError: the file cannot be written.
     """
     path = Path(path)
@@ -79,18 +92,23 @@ def write_image(path: str | Path, image: Tensor, *, bits: int = 8) -> None:
         raise ValueError(f"The image has shape {tuple(image.shape)}: expected one image of 1 or 3 channels, C x H x W.")
     dtype, top = {8: ("uint8", 255.0), 16: ("uint16", 65535.0), 32: ("float32", 1.0)}[bits]
     array = Layout(False, np.dtype(dtype), top).to_array(planes)
+    if suffix == ".npy" and provenance is not None:
+        raise ValueError(f"{path.name} cannot hold provenance: use .png or .tiff, or leave it out.")
+    file = io.BytesIO()
     if suffix == ".npy":
-        np.save(path, array)
+        np.save(file, array)
     elif suffix == ".png" and bits == 16:
-        path.write_bytes(png16.encode(array))
+        file.write(png16.encode(array))
     elif suffix == ".png":
         from PIL import Image
 
-        Image.fromarray(array).save(path)
+        Image.fromarray(array).save(file, "png")
     else:
         import tifffile
 
-        tifffile.imwrite(path, array, photometric="rgb" if array.ndim == 3 else "minisblack", compression="zlib")
+        tifffile.imwrite(file, array, photometric="rgb" if array.ndim == 3 else "minisblack", compression="zlib")
+    data = file.getvalue()
+    write_whole(path, data if provenance is None else xmp.insert(data, provenance.packet()))
 
 
 def _read_npy(path: Path) -> Array:

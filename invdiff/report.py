@@ -7,15 +7,23 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from . import plots
 from .images import write_image
+from .mark import marked
+from .provenance import Provenance, describe, embed, software, write_sidecar
 from .record import weight_hash
 from .restoration import Restoration
+
+if TYPE_CHECKING:
+    from .signing import Signer
 
 __all__ = ["output_folder", "weight_hash", "write_json", "write_restoration"]
 
@@ -97,9 +105,18 @@ def _move_in(stage: Path, target: Path) -> None:
 
 
 def write_restoration(
-    folder: Path, result: Restoration, record: Mapping[str, Any], *, bits: int = 8, keep_posterior: bool = False
+    folder: Path,
+    result: Restoration,
+    record: Mapping[str, Any],
+    *,
+    bits: int = 8,
+    keep_posterior: bool = False,
+    mark: bool = False,
+    signer: Signer | None = None,
 ) -> None:
     """Write restored.png, draws/, std.png, measurement.png, panel.png, metrics.json and record.json into a folder.
+
+    Every picture carries its provenance (see `invdiff.provenance`), and provenance.json says the same of them all.
 
     Args:
         folder: an empty folder.
@@ -107,21 +124,38 @@ def write_restoration(
         record: what ran; the posterior's own record is added to it.
         bits: 8 or 16, of the images (figures have 8).
         keep_posterior: also write posterior.safetensors, the draws as floats, for `Posterior.load`.
+        mark: put a small visible label into the corner of restored.png and of the draws (see `mark.marked`); a warning
+            says where a picture is too small for it.
+        signer: signs every picture whose source is known, which is all but the measurement.
     """
     posterior = result.posterior
+    pictures: dict[str, Provenance] = {}
+
+    def write(name: str, image: Tensor, what: int | str) -> None:
+        pictures[name] = describe(posterior, what)
+        if mark:
+            try:
+                image = marked(image, pictures[name])
+            except ValueError as error:
+                warnings.warn(f"{error} It is written without one.", stacklevel=3)
+        write_image(folder / name, image, bits=bits, provenance=pictures[name])
+
     restored = posterior.mean().cpu()
-    write_image(folder / "restored.png", restored, bits=bits)
+    write("restored.png", restored, "restored")
     if not posterior.point:
         (folder / "draws").mkdir()
         width = max(3, len(str(len(posterior) - 1)))
         for number, draw in posterior.each():
-            write_image(folder / "draws" / f"{number:0{width}d}.png", draw, bits=bits)
+            write(f"draws/{number:0{width}d}.png", draw, number)
     y = result.measurement
     if y.ndim == 3 and y.shape[0] in (1, 3):
-        write_image(folder / "measurement.png", y, bits=bits)
+        pictures["measurement.png"] = Provenance(content="measurement", software=software(posterior.record))
+        write_image(folder / "measurement.png", y, bits=bits, provenance=pictures["measurement.png"])
     has_spread = result.std is not None
     if has_spread:
         plots.uncertainty_map(posterior).savefig(folder / "std.png")
+        pictures["std.png"] = describe(posterior, "std")
+        embed(folder / "std.png", pictures["std.png"])
     plots.panel(
         y,
         restored,
@@ -131,6 +165,13 @@ def write_restoration(
         label=posterior.label,
         captions=_captions(result),
     ).savefig(folder / "panel.png")
+    pictures["panel.png"] = describe(posterior, "figure")
+    embed(folder / "panel.png", pictures["panel.png"])
+    if signer is not None:
+        for name, provenance in pictures.items():
+            if provenance.source is not None:
+                signer.sign(folder / name)
+    write_sidecar(folder / "provenance.json", pictures)
     if keep_posterior:
         posterior.save(folder / "posterior.safetensors")
     write_json(folder / "metrics.json", result.metrics)

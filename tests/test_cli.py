@@ -49,6 +49,7 @@ def test_restore_writes_the_whole_folder(photo: Path, tmp_path: Path, capsys: py
         "std.png",
         "measurement.png",
         "panel.png",
+        "provenance.json",
         "metrics.json",
         "record.json",
         "posterior.safetensors",
@@ -94,7 +95,10 @@ def test_point_estimates_have_no_draws_and_no_std(photo: Path, tmp_path: Path, s
     out = tmp_path / "out"
     settings = ["--prior", "tv", "--solver", solver, "--set", "solver.iterations=3"]
     assert _run("restore", photo, "--operator", "denoise", "--sigma", "0.05", *settings, "--out", out) == 0
-    assert _names(out) == {"restored.png", "measurement.png", "panel.png", "metrics.json", "record.json"}
+    assert _names(out) == {
+        *("restored.png", "measurement.png", "panel.png"),
+        *("metrics.json", "record.json", "provenance.json"),
+    }
     assert json.loads((out / "metrics.json").read_text())["chi2"]["verdict"] == ""
 
 

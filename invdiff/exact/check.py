@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..options import nearest
 from ..posterior import Posterior
+from ..provenance import embed, figure
 from ..random import MemberRandom
 from ..record import describe, environment
 from ..report import output_folder, write_json
@@ -140,6 +141,7 @@ class Report:
         (folder / "verdict.txt").write_text(f"{self}\n", encoding="utf-8")
         if self.shown:
             self.picture().savefig(folder / "check.png")
+            embed(folder / "check.png", figure("what exact posteriors say of a solver"))
         done = {"finished": len(self.outcomes), "wanted": self.wanted, "interrupted": self.interrupted}
         machine = environment(torch.device("cpu"))
         write_json(folder / "record.json", record | {"solver": self.solver, **done, "environment": machine})
