@@ -247,6 +247,15 @@ def provenance(
         print(line)
 
 
+# Hydra's own grammar: everything is passed on as it is, --help too.
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def experiment(context: typer.Context) -> int:
+    """Run an experiment, or a sweep over priors and solvers (-m): NAME=VALUE ...; see `invdiff experiment --help`."""
+    from .experiments.run import main as run
+
+    return run(context.args)
+
+
 @app.command("list")
 def list_names(
     families: Annotated[

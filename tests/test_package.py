@@ -17,9 +17,9 @@ SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 def test_the_package_list_equals_the_tree():
     listed = set(SETTINGS["tool"]["setuptools"]["packages"])
-    found = {"invdiff." + "operators"}
+    found = {"invdiff.operators", "invdiff.experiments"}
     for init in (ROOT / "invdiff").rglob("__init__.py"):
-        if "operators" not in init.parts:
+        if not {"operators", "experiments"} & set(init.parts):
             found.add(".".join(init.parent.relative_to(ROOT).parts))
     assert listed == found
 
@@ -61,11 +61,16 @@ def test_the_wheel_holds_invdiff_and_nothing_else(tmp_path):
     assert {name.split("/")[0] for name in names} == {"invdiff", wheel.name.split("-py3")[0] + ".dist-info"}
     for wanted in (
         "invdiff/operators/blur.py",
+        "invdiff/experiments/run.py",
+        "invdiff/experiments/heldout.txt",
         "invdiff/priors/natural.safetensors",
         "invdiff/priors/strength.json",
         "invdiff/py.typed",
     ):
         assert wanted in names
+    conf = {str(path.relative_to(ROOT)) for path in (ROOT / "experiments").rglob("*.yaml")}
+    assert len(conf) > 50
+    assert {f"invdiff/{name}" for name in conf} <= set(names)
     target = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(target)

@@ -1,0 +1,83 @@
+"""What Hydra itself is told, checked before it is run: launcher, sweeper, callbacks, logging and search path."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from .allowed import HYDRA, LOGGING, SHELL, STREAMS
+from .build import RefusedError, check, find
+
+__all__ = ["check_hydra", "check_search_path"]
+
+_BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+
+def check_hydra(tree: Mapping[str, Any], allow: Collection[str] = ()) -> None:
+    """Raise a sentence unless everything that Hydra would build or start from its own tree is allowed.
+
+    Args:
+        tree: the node `hydra` of a composed configuration, as mappings, lists and plain values.
+        allow: "module:qualname" of a launcher, callback or handler, or the name of a setting of `SHELL`.
+
+    Raises:
+        RefusedError: for the first that is not.
+    """
+    check(tree, allow, where="hydra", known=HYDRA)
+    sweeper = tree.get("sweeper") or {}
+    if sweeper.get("_target_") != _BASIC:
+        raise RefusedError(
+            f"hydra.sweeper is {sweeper.get('_target_')}: expected hydra/sweeper=basic, the only one here."
+        )
+    for place in ("hydra_logging", "job_logging"):
+        _check_logging(tree.get(place) or {}, f"hydra.{place}", allow)
+    for name in SHELL:
+        _, part, key = name.split(".")
+        if (tree.get(part) or {}).get(key) and name not in allow:
+            raise RefusedError(f"{name} is set, which a shell or a process would run: to allow it, say --allow {name}.")
+
+
+def _check_logging(tree: Mapping[str, Any], place: str, allow: Collection[str]) -> None:
+    """`logging.config.dictConfig` calls what stands at "()" and "class", and fetches what "ext://" names."""
+    for where, key, value in _leaves(tree, place):
+        if key in ("()", "class"):
+            find(value, {*LOGGING, *allow}, f" at {where}")
+        elif key == ".":
+            raise RefusedError(f"The configuration at {where} sets attributes: expected handlers with their settings.")
+        elif isinstance(value, str) and "://" in value and value not in STREAMS:
+            raise RefusedError(f"The configuration at {where} names {value}: expected {' or '.join(sorted(STREAMS))}.")
+        elif key == "filename":
+            path = PurePosixPath(str(value))
+            if path.is_absolute() or ".." in path.parts or path.suffix != ".log":
+                raise RefusedError(
+                    f"The configuration at {where} logs to {value}: expected a name that ends in .log, in this folder."
+                )
+
+
+def _leaves(tree: Any, place: str) -> Iterator[tuple[str, str, Any]]:
+    """(place, key, value) of all that mappings and lists hold, the mappings themselves among them."""
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield f"{place}.{key}", str(key), value
+            yield from _leaves(value, f"{place}.{key}")
+    elif isinstance(tree, list | tuple):
+        for number, value in enumerate(tree):
+            yield f"{place}[{number}]", "", value
+            yield from _leaves(value, f"{place}[{number}]")
+
+
+def check_search_path(entries: Any, allow: Collection[str] = ()) -> None:
+    """Raise a sentence unless every entry is a folder, or a package of ours or of `allow`: Hydra imports a package.
+
+    Raises:
+        RefusedError: for the first that is not.
+    """
+    for entry in entries if isinstance(entries, list | tuple) else [entries]:
+        package = str(entry).removeprefix("pkg://")
+        if str(entry).startswith("file://") or package in ("invdiff.experiments.conf", *allow):
+            continue
+        raise RefusedError(
+            f"hydra.searchpath holds {entry}: expected file://FOLDER or pkg://invdiff.experiments.conf; to have "
+            "another package imported, say --allow PACKAGE."
+        )
