@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["beside", "give_to", "locked", "remove", "require_locks", "sweep", "turn", "whose"]
+__all__ = ["beside", "give_to", "locked", "release", "remove", "require_locks", "sweep", "turn", "whose"]
 
 _LOCK = ".lock"
 # Names the run that may write, and is empty while there is none. Not the lock itself: a run holds that one throughout,
@@ -59,6 +59,16 @@ def locked(folder: Path) -> int:
     return handle
 
 
+def release(handle: int) -> None:
+    """Give a lock back.
+
+    Closing the handle is not enough: a process that this one is starting just now has copies of all handles until it
+    runs its own program, and a lock goes with the last of them.
+    """
+    require_locks().flock(handle, require_locks().LOCK_UN)
+    os.close(handle)
+
+
 def beside(path: Path) -> tuple[Path, int]:
     """A new hidden folder beside a path, to be moved there, and the handle of its lock."""
     while True:
@@ -74,7 +84,7 @@ def beside(path: Path) -> tuple[Path, int]:
             raise
         if (part / _LOCK).exists():
             return part, handle
-        os.close(handle)
+        release(handle)
 
 
 def give_to(folder: Path, run: str) -> None:
@@ -93,7 +103,7 @@ def give_to(folder: Path, run: str) -> None:
         # So that workers on other machines read it.
         os.fsync(handle)
     finally:
-        os.close(handle)
+        release(handle)
 
 
 def whose(folder: Path) -> str | None:
@@ -117,7 +127,7 @@ def turn(folder: Path) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_SH)
         yield
     finally:
-        os.close(handle)
+        release(handle)
 
 
 def sweep(path: Path) -> None:
@@ -126,7 +136,7 @@ def sweep(path: Path) -> None:
         with contextlib.suppress(OSError):
             handle = locked(left)
             shutil.rmtree(left, ignore_errors=True)
-            os.close(handle)
+            release(handle)
 
 
 def remove(path: Path) -> None:

@@ -202,6 +202,16 @@ def test_workers_keep_the_memory_of_a_layer_for_the_next(tmp_path, monkeypatch):
     assert seen[0]["MALLOC_TRIM_THRESHOLD_"] is None
 
 
+def test_a_lock_given_back_is_free_whoever_has_a_copy_of_its_handle(tmp_path):
+    handle = folders.locked(tmp_path)
+    copy = os.dup(handle)  # as a process has that is being started
+    folders.release(handle)
+    try:
+        folders.release(folders.locked(tmp_path))
+    finally:
+        os.close(copy)
+
+
 def test_a_worker_does_not_start_workers(tmp_path, monkeypatch):
     pytest.importorskip("distributed")
     monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
