@@ -1,4 +1,4 @@
-"""The command line: `invdiff restore`, `invdiff degrade`, `invdiff check` and `invdiff list`."""
+"""The command line: `invdiff restore`, `degrade`, `check`, `compare` and `list`."""
 
 from __future__ import annotations
 
@@ -233,6 +233,24 @@ def check(
         overwrite=overwrite,
         command=context.obj,
     )
+
+
+@app.command()
+def compare(
+    sweep: Annotated[Path, typer.Argument(help="The folder that the sweep of experiments was written to.")],
+    out: Annotated[
+        Path | None, _option("--out", help="Folder for tables and plots; compare in the sweep's own if left out.")
+    ] = None,
+    reference: Annotated[
+        str | None,
+        _option("--reference", help="Compare with this prior, solver, or PRIOR/SOLVER; else with the best in PSNR."),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Compare the finished jobs of a sweep: tables, paired differences over images, and plots for a paper."""
+    from .compare_tables import compare as run
+
+    run(sweep, out=out, against=reference, overwrite=overwrite)
 
 
 @app.command()

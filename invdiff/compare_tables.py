@@ -1,0 +1,235 @@
+"""What `invdiff compare` writes: tables for the console, CSV and Markdown, and the sentences that go with them."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .compare import difference, mean, mean_interval, reference
+from .sweep import FIGURES, METHOD, TASK, Job, Sweep
+
+__all__ = ["compare", "markdown", "notes", "print_tables", "write_tables"]
+
+# Digits behind the point; the other figures have three significant ones.
+_DIGITS = {"psnr_mean": 2, "psnr_draw": 2, "ssim_mean": 3, "ssim_draw": 3, "lpips": 3, "crps": 4}
+_DIGITS |= {"coverage90": 2, "spread_skill": 2, "chi2": 2}
+# Figures whose differences are shown; the CSV has all.
+_DIFFERENCES = ("psnr_mean", "psnr_draw", "ssim_mean", "lpips", "crps")
+_NO_LPIPS = "LPIPS: not computed: no weights."
+_HEADS = {"coverage90": "90 %", "spread_skill": "spread/err", "peak_mib": "MiB", "seconds": "s", "psnr_draw": "a draw"}
+_HEADS |= {"ssim_mean": "SSIM", "ssim_draw": "a draw", "nfe_backward": "back"}
+
+
+def compare(folder: Path, *, out: Path | None, against: str | None, overwrite: bool) -> None:
+    """Read a sweep, print its tables, and write tables and plots to a folder; see `invdiff.sweep.read_sweep`.
+
+    Args:
+        folder: of the sweep.
+        out: for tables and plots; `compare` in the sweep's own folder where left out, which is written anew each time.
+        against: the method that the others are compared with (see `invdiff.compare.reference`).
+        overwrite: write to `out` though it is not empty.
+
+    Raises:
+        OSError: a folder that is not there, or cannot be written.
+        ValueError: no finished job, or no job of that reference.
+    """
+    from . import compare_plots
+    from .report import output_folder
+    from .sweep import read_sweep
+
+    sweep = read_sweep(folder)
+    chosen = references(sweep, against)
+    target = folder / "compare" if out is None else out
+    with output_folder(target, overwrite=overwrite or out is None) as stage:
+        write_tables(sweep, chosen, stage)
+        missing = compare_plots.write_plots(sweep, chosen, stage)
+    print_tables(sweep, chosen)
+    for sentence in missing:
+        print(sentence)
+    print(f"written to {target}")
+
+
+def references(sweep: Sweep, name: str | None) -> dict[tuple[str, ...], Job | None]:
+    """The job of each task that its others are compared with.
+
+    Raises:
+        ValueError: no task has a job of that name, or one has several.
+    """
+    found = {task: reference(jobs, name) for task, jobs in sweep.tasks().items()}
+    if all(job is None for job in found.values()):
+        choices = ", ".join(sorted({job.method for job in sweep.jobs}))
+        raise ValueError(f"No finished job fits the reference {name!r}: choose from {choices}.")
+    return found
+
+
+def notes(sweep: Sweep, against: Mapping[tuple[str, ...], Job | None]) -> list[str]:
+    """What a reader of the tables must know: jobs left out, other versions or images, figures that are missing."""
+    found = list(sweep.remarks)
+    if not _has(sweep.jobs, "lpips"):
+        found.append(_NO_LPIPS)
+    found += [
+        f"{sweep.title(task)}: the reference has no finished job there, so no differences."
+        for task, job in against.items()
+        if job is None
+    ]
+    fewest = min(len(job.images) for job in sweep.jobs)
+    if fewest < 6:
+        found.append(f"Intervals over {fewest} image{'s' * (fewest > 1)} say little: six or more are needed.")
+    return found
+
+
+def write_tables(sweep: Sweep, against: Mapping[tuple[str, ...], Job | None], folder: Path) -> None:
+    """Write table.csv (one row a job), differences.csv (one row a job and figure) and table.md."""
+    jobs = [[*(job.names[part] for part in (*TASK, *METHOD)), len(job.images)] for job in sweep.jobs]
+    heads = [*TASK, *METHOD, "images"]
+    with (folder / "table.csv").open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow([*heads, *FIGURES, "draws", "label", "job"])
+        for row, job in zip(jobs, sweep.jobs, strict=True):
+            figures = [_number(mean(job, figure)) for figure in FIGURES]
+            writer.writerow([*row, *figures, _draws(job), _label(job), job.path])
+    with (folder / "differences.csv").open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        parts = ("mean", "low", "high", "reference", "difference", "difference_low", "difference_high", "paired_images")
+        writer.writerow([*heads, "figure", *parts])
+        for row, job in zip(jobs, sweep.jobs, strict=True):
+            for figure in FIGURES:
+                value, (low, high) = mean(job, figure), mean_interval(job, figure)
+                if math.isnan(value):
+                    continue
+                other = against[job.task]
+                ends = [_number(value), _number(low), _number(high), other.method if other else ""]
+                if other is None or other is job:
+                    writer.writerow([*row, figure, *ends, "", "", "", ""])
+                else:
+                    gap = difference(job, other, figure)
+                    numbers = [_number(gap.value), _number(gap.low), _number(gap.high)]
+                    writer.writerow([*row, figure, *ends, *numbers, gap.images])
+    (folder / "table.md").write_text(markdown(sweep, against))
+
+
+def markdown(sweep: Sweep, against: Mapping[tuple[str, ...], Job | None]) -> str:
+    """All tables and notes as a page."""
+    lines = ["# Comparison", ""]
+    for task, jobs in sweep.tasks().items():
+        lines += [f"## {_plain(', '.join(task))}", ""]
+        lines += [*_page_table(*_figures(jobs)), ""]
+        other = against[task]
+        if other is not None and len(jobs) > 1:
+            lines += [f"{_plain(_caption(jobs, other))}.", "", *_page_table(*_gaps(jobs, other)), ""]
+    lines += [f"- {_plain(note)}" for note in notes(sweep, against)]
+    lines += [f"- {_MEANINGS}", ""]
+    return "\n".join(lines)
+
+
+_MEANINGS = (
+    "PSNR and SSIM are of the draws' mean, or of the point estimate, whose CRPS is its mean absolute error. 90 %: "
+    "share of true pixels inside the draws' 90 % intervals; spread/err: 1 where the spread is honest; chi2: 1 where draws "
+    "agree with the measurement to its noise; NFE: denoiser calls a draw; back: passes back through it; s: seconds an "
+    "image; MiB: the most memory of the job."
+)
+
+
+def print_tables(sweep: Sweep, against: Mapping[tuple[str, ...], Job | None]) -> None:
+    """Print a table of each task, then the notes."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=True, highlight=False, markup=False, width=160)
+    for task, jobs in sweep.tasks().items():
+        heads, rows = _figures(jobs)
+        other = against[task]
+        console.print(", ".join(task))
+        if other is not None and len(jobs) > 1:
+            gap_heads, gap_rows = _gaps(jobs, other)
+            heads = [*heads, *(f"vs. {head}" for head in gap_heads[2:] if head in ("PSNR", "CRPS"))]
+            keep = [place for place, head in enumerate(gap_heads) if place > 1 and head in ("PSNR", "CRPS")]
+            rows = [[*row, *(gap[place] for place in keep)] for row, gap in zip(rows, gap_rows, strict=True)]
+        table = Table(box=None, pad_edge=False)
+        for place, head in enumerate(heads):
+            table.add_column(head, justify="left" if place < 2 else "right", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+        if other is not None and len(jobs) > 1:
+            console.print(f"vs.: {_caption(jobs, other)}.")
+        console.print()
+    for note in notes(sweep, against):
+        console.print(note)
+
+
+def _caption(jobs: Sequence[Job], other: Job) -> str:
+    return f"differences from {other.method}, mean over the images that both have [95 % interval]"
+
+
+def _figures(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the means; figures that no job has are left out."""
+    shown = [figure for figure in FIGURES if _has(jobs, figure) and figure != "ssim_draw"]
+    if not any(mean(job, "nfe_backward") > 0 for job in jobs) and "nfe_backward" in shown:
+        shown.remove("nfe_backward")
+    heads = ["prior", "solver", "images", *(_HEADS.get(figure, FIGURES[figure]) for figure in shown)]
+    rows = []
+    for job in jobs:
+        values = [_text(mean(job, figure), figure) for figure in shown]
+        rows.append([job.names["prior"], job.names["solver"], str(len(job.images)), *values])
+    return heads, rows
+
+
+def _gaps(jobs: Sequence[Job], other: Job) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the paired differences."""
+    shown = [figure for figure in _DIFFERENCES if _has(jobs, figure)]
+    heads = ["prior", "solver", *(FIGURES[figure] for figure in shown)]
+    rows = []
+    for job in jobs:
+        names = [job.names["prior"], job.names["solver"]]
+        if job is other:
+            rows.append([*names, *("reference" if figure == "psnr_mean" else "" for figure in shown)])
+        else:
+            rows.append([*names, *(_gap(job, other, figure) for figure in shown)])
+    return heads, rows
+
+
+def _gap(job: Job, other: Job, figure: str) -> str:
+    gap = difference(job, other, figure)
+    if math.isnan(gap.value):
+        return "-"
+    digits = _DIGITS[figure]
+    ends = "" if math.isnan(gap.low) else f" [{gap.low:+.{digits}f}, {gap.high:+.{digits}f}]"
+    return f"{gap.value:+.{digits}f}{ends}"
+
+
+def _has(jobs: Sequence[Job], figure: str) -> bool:
+    return any(figure in image.figures for job in jobs for image in job.images.values())
+
+
+def _text(value: float, figure: str) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:.{_DIGITS[figure]}f}" if figure in _DIGITS else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6g}"
+
+
+def _draws(job: Job) -> str:
+    return " to ".join(str(count) for count in sorted({image.draws for image in job.images.values()})) or "0"
+
+
+def _label(job: Job) -> str:
+    return "; ".join(sorted({image.label for image in job.images.values() if image.label}))
+
+
+def _page_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(heads)} |"
+    yield f"|{'|'.join([' --- '] * len(heads))}|"
+    for row in rows:
+        yield f"| {' | '.join(map(_plain, row))} |"
+
+
+def _plain(text: Any) -> str:
+    """Names come from files: they must not break the table, nor become markup."""
+    return str(text).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
