@@ -57,4 +57,5 @@ def _letters(text: str, size: int) -> NDArray[np.float32]:
     edge = max(1, size // 6)
     box = Image.new("L", (int(right - left) + 2 * edge, int(bottom - top) + 2 * edge))
     ImageDraw.Draw(box).text((edge - left, edge - top), text, fill=255, font=font)
-    return np.asarray(box, np.float32) / np.float32(255)
+    letters = np.asarray(box, np.float32)
+    return letters / letters.max()  # the strokes of small letters are thinner than a pixel, and gray

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from importlib import metadata
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,7 +145,7 @@ def describe(posterior: Posterior, what: int | str) -> Provenance:
     # Without a measurement nothing but the prior made the picture, unless it went on from one.
     alone = not measured and record.get("start") is None
     source = (GENERATED if ai else "algorithmicMedia") if alone else (EDITED if ai else "algorithmicallyEnhanced")
-    draw = what if isinstance(what, int) and not isinstance(what, bool) else None
+    draw = int(what) if isinstance(what, Integral) and not isinstance(what, bool) else None
     if draw is not None:
         content = f"draw {draw}" + (f" of seed {record['seed']}" if "seed" in record else "")
     elif what == "restored":
