@@ -127,9 +127,9 @@ def markdown(sweep: Sweep, against: Mapping[tuple[str, ...], Job | None]) -> str
 
 _MEANINGS = (
     "PSNR and SSIM are of the draws' mean, or of the point estimate, whose CRPS is its mean absolute error. 90 %: "
-    "share of true pixels inside the draws' 90 % intervals; spread/err: 1 where the spread is honest; chi2: 1 where draws "
-    "agree with the measurement to its noise; NFE: denoiser calls a draw; back: passes back through it; s: seconds an "
-    "image; MiB: the most memory of the job."
+    "share of true pixels inside the draws' 90 % intervals; spread/err: 1 where the spread is honest; chi2: 1 where "
+    "draws agree with the measurement to its noise; NFE: denoiser calls a draw; back: passes back through it; s: "
+    "seconds an image; MiB: the most memory of the job."
 )
 
 
