@@ -20,23 +20,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .checked import ANOTHER_DRAW, PIXELS, RANDOM_POINT, Check, Image, Pooled
+from .conformal import Calibrator, calibrate
 from .functionals import Functional, PatchMeans, WaveletBand, WaveletEnergy, default_functionals, distances
 from .likelihood import Likelihood
 from .metrics import chi2
 from .noise import GaussianNoise
 from .pooling import Estimate
 from .posterior import Posterior
+from .record import digest
 from .scores import Scores, fair_crps, pit, ranks, score, stream
 
 __all__ = [
     "ANOTHER_DRAW",
     "PIXELS",
     "RANDOM_POINT",
+    "Calibrator",
     "Check",
     "Estimate",
     "Image",
@@ -45,6 +49,7 @@ __all__ = [
     "Scores",
     "WaveletBand",
     "WaveletEnergy",
+    "calibrate",
     "check",
     "fair_crps",
     "pit",
@@ -60,7 +65,8 @@ def check(
     posteriors: Posterior | Iterable[Posterior],
     truths: Tensor | Iterable[Tensor],
     *,
-    names: Sequence[str] | None = None,
+    names: str | Sequence[str] | None = None,
+    groups: Any = None,
     levels: Sequence[float] = (0.5, 0.8, 0.9, 0.95),
     functionals: Mapping[str, Functional] | None = None,
     likelihoods: Likelihood | Iterable[Likelihood] | None = None,
@@ -76,15 +82,19 @@ def check(
     measurement has a say in and far more power against a wrong width. Ours counts (rank + U) / (K + 1) and not
     rank / K, so that it is uniform for every K.
 
-    Only one posterior of each image belongs in a check: several crops of one, or several noises, would be counted as
-    independent images. Draws that failed, or hold a value that is not finite, are left out, and images that have fewer
-    than 2 others are named in `left_out`. A level that K draws do not reach, K < 2 / (1 - level) - 1, is NaN.
+    Posteriors of the same truth count as one image, and so do those of one group, such as crops of one photograph: they
+    say little more than one does. Draws that failed, or hold a value that is not finite, are left out, and posteriors
+    that have fewer than 2 others are named in `left_out`. A level that K draws do not reach, K < 2 / (1 - level) - 1,
+    is NaN.
 
     Args:
-        posteriors: one for each image, or one with m measurements, each of an image; any iterable, such as a generator.
-        truths: their truths, each (*in_shape), or (m, *in_shape); for one posterior its truth alone.
+        posteriors: one for each image, or one with m measurements; any iterable, such as a generator. Of a single one
+            truths, names, groups and likelihoods are what belongs to it, not a list of that.
+        truths: their truths, each (*in_shape), or (m, *in_shape) for m measurements of different images.
         names: of the posteriors, "0", "1", ... if left out; those of m measurements become "NAME[0]" and so on. The
-            figures of an image depend on its posterior, its truth, its name and the seed, and on no other image.
+            figures of a posterior depend on it, its truth, its name and the seed, and on no other one.
+        groups: which image each posterior belongs to, a label for each, or for one with m measurements a list of m; if
+            left out the truth says it.
         levels: probabilities of central intervals.
         functionals: functions of images (b, *in_shape) -> (b, ...) by name; if left out the means of patches and the
             energies of wavelet bands, where the draws are images (C, H, W). {} for none.
@@ -94,10 +104,10 @@ def check(
 
     Raises:
         TypeError: a posterior, truth or likelihood is something else.
-        ValueError: there is no posterior, or another number of truths, likelihoods or names; a name stands twice; a
-            truth has another shape or is not finite; a level lies outside (0, 1); a posterior is a point estimate, has
-            dependent draws or fewer than 2; a functional has a name that is taken or gives what is not finite; a
-            likelihood's noise has not one Gaussian level.
+        ValueError: there is no posterior, or another number of truths, likelihoods, names or groups; a name stands
+            twice; a truth has another shape or is not finite; a level lies outside (0, 1); a posterior is a point
+            estimate, has dependent draws or fewer than 2; a functional has a name that is taken, or gives another
+            number of images or what is not finite; a likelihood's noise has not one Gaussian level.
 
     >>> generator = torch.Generator().manual_seed(0)
     >>> draws = torch.randn(30, 39, 1, 8, 8, generator=generator)
@@ -118,12 +128,15 @@ def check(
     if isinstance(posteriors, Posterior):
         posteriors, truths = [posteriors], [_tensor(truths, "truths")]
         likelihoods = None if likelihoods is None else [_likelihood(likelihoods)]
+        names = None if names is None else [str(names)]
+        groups = None if groups is None else [groups]
     settings: _Settings | None = None
     images: list[Image] = []
     left_out: list[str] = []
     seen: set[str] = set()
-    for name, posterior, truth, likelihood in _together(posteriors, truths, names, likelihoods):
-        for image, x, y, bound in _split(name, posterior, truth, likelihood):
+    given = {"truths": truths, "names": names, "groups": groups, "likelihoods": likelihoods}
+    for name, posterior, found in _together(posteriors, given):
+        for image, unit, x, y, bound in _split(name, posterior, **found):
             if image in seen:
                 raise ValueError(f"The name {image!r} stands twice: give every image its own.")
             seen.add(image)
@@ -134,7 +147,7 @@ def check(
                 left_out.append(image)
             else:
                 value = None if bound is None else _chi2(image, x, bound)
-                images.append(Image(image, posterior.label, _scores(image, x, y, settings), value))
+                images.append(Image(image, unit, posterior.label, _scores(image, x, y, settings), value))
     if settings is None:
         raise ValueError("There is no posterior to check: give at least one, better some twenty images or more.")
     return Check(tuple(images), levels, settings.bins, seed, tuple(left_out))
@@ -166,12 +179,22 @@ def _scores(name: str, draws: Tensor, truth: Tensor, settings: _Settings) -> dic
         others = torch.cat([draws[:chosen], draws[chosen + 1 :]])
         add(ANOTHER_DRAW, distances(others, draws[chosen]), distances(truth[None], draws[chosen])[0])
     for quantity, functional in settings.functionals.items():
-        found = [functional(part).flatten(1) for part in draws.split(16)]
-        values, true = torch.cat(found), functional(truth[None].to(draws)).flatten()
-        if not bool(torch.isfinite(values).all() and torch.isfinite(true).all()):
-            raise ValueError(f"The functional {quantity!r} of image {name!r} is not finite: give it finite values.")
-        add(quantity, values, true)
+        values = torch.cat([_apply(functional, part, quantity) for part in draws.split(16)])
+        add(quantity, values, _apply(functional, truth[None].to(draws), quantity)[0])
     return out
+
+
+def _apply(functional: Functional, images: Tensor, name: str) -> Tensor:
+    found = functional(images)
+    if not isinstance(found, Tensor) or found.ndim == 0 or len(found) != len(images):
+        given = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(
+            f"The functional {name!r} makes {given} of images of shape {tuple(images.shape)}: expected a tensor of "
+            f"shape ({len(images)}, ...)."
+        )
+    if not bool(torch.isfinite(found).all()):
+        raise ValueError(f"The functional {name!r} gives values that are not finite: give it finite ones.")
+    return found.detach().reshape(len(images), -1)
 
 
 def _chi2(name: str, draws: Tensor, likelihood: Likelihood) -> float | None:
@@ -188,17 +211,21 @@ def _chi2(name: str, draws: Tensor, likelihood: Likelihood) -> float | None:
 
 
 def _split(
-    name: str, posterior: Posterior, truth: Tensor, likelihood: Likelihood | None
-) -> Iterator[tuple[str, Tensor, Tensor, Likelihood | None]]:
-    """(name, draws that are finite (K, *in_shape), truth, likelihood) of each image of a posterior."""
+    name: str, posterior: Posterior, truths: Tensor, groups: Any = None, likelihoods: Likelihood | None = None
+) -> Iterator[tuple[str, str, Tensor, Tensor, Likelihood | None]]:
+    """(name, unit, draws that are finite (K, *in_shape), truth, likelihood) of each measurement of a posterior."""
     if posterior.point or posterior.dependent or len(posterior) < 2:
         raise ValueError(_refusal(name, posterior))
     shape = posterior.shape[1:]
+    batched = bool(posterior.record.get("batched", len(shape) == 4))
+    truth = truths.detach().cpu()
+    if tuple(truth.shape) == shape[1:] and batched:
+        truth = truth.expand(shape)
     if tuple(truth.shape) not in (shape, (1, *shape)):
         raise ValueError(f"The truth of image {name!r} has shape {tuple(truth.shape)}: expected {shape}, as its draws.")
     if not bool(torch.isfinite(truth).all()):
         raise ValueError(f"The truth of image {name!r} holds values that are not finite: leave that image out.")
-    truth = truth.detach().cpu().reshape(shape)
+    truth = truth.reshape(shape)
     held, count = torch.empty(0, *shape), 0
     for _, draw in posterior.each():
         if count == 0:
@@ -206,13 +233,20 @@ def _split(
         held[count] = draw.detach()
         count += 1
     held = held[:count]
-    batched = bool(posterior.record.get("batched", len(shape) == 4))
     if not batched:
-        yield name, _finite(held), truth, likelihood
+        yield name, _unit(truth, groups), _finite(held), truth, likelihoods
         return
-    for j in range(shape[0]):
-        bound = None if likelihood is None else likelihood.take(torch.tensor([j]))
-        yield f"{name}[{j}]", _finite(held[:, j]), truth[j], bound
+    labels = list(groups) if isinstance(groups, list | tuple) else [groups] * shape[0]
+    if len(labels) != shape[0]:
+        raise ValueError(f"groups has {len(labels)} labels for posterior {name!r}: it has {shape[0]} measurements.")
+    for j, label in enumerate(labels):
+        bound = None if likelihoods is None else likelihoods.take(torch.tensor([j]))
+        yield f"{name}[{j}]", _unit(truth[j], label), _finite(held[:, j]), truth[j], bound
+
+
+def _unit(truth: Tensor, label: Any) -> str:
+    """The label of a group; without one, what is the same for truths of the same values."""
+    return f"truth {digest(truth.float())[:16]}" if label is None else str(label)
 
 
 def _finite(draws: Tensor) -> Tensor:
@@ -234,39 +268,30 @@ def _refusal(name: str, posterior: Posterior) -> str:
 
 
 def _together(
-    posteriors: Iterable[Posterior],
-    truths: Iterable[Tensor],
-    names: Sequence[str] | None,
-    likelihoods: Likelihood | Iterable[Likelihood] | None,
-) -> Iterator[tuple[str, Posterior, Tensor, Likelihood | None]]:
-    """Name, posterior, truth and likelihood of each, refusing other numbers of them, before the first where it can."""
-    if isinstance(likelihoods, Likelihood):
+    posteriors: Iterable[Posterior], given: Mapping[str, Any]
+) -> Iterator[tuple[str, Posterior, dict[str, Any]]]:
+    """Name, posterior and what goes with it, refusing other numbers of things, before the first where it can."""
+    given = {what: things for what, things in given.items() if things is not None}
+    if isinstance(given.get("likelihoods"), Likelihood):
         raise TypeError("likelihoods is one Likelihood: expected one for each posterior, in a list.")
-    given: dict[str, Iterable] = {"truths": truths}
-    if names is not None:
-        given["names"] = names
-    if likelihoods is not None:
-        given["likelihoods"] = likelihoods
     for what, things in given.items():
         if isinstance(posteriors, Sized) and isinstance(things, Sized) and len(things) != len(posteriors):
             raise ValueError(f"There are {len(posteriors)} posteriors and {len(things)} {what}: expected one for each.")
-    rest = {what: iter(things) for what, things in given.items()}
-    count = 0
-    for count, posterior in enumerate(posteriors, start=1):
+    rest, end, count = {what: iter(things) for what, things in given.items()}, object(), 0
+    for posterior in posteriors:
         if not isinstance(posterior, Posterior):
             raise TypeError(f"posteriors holds {type(posterior).__name__}: expected what sample returns, a Posterior.")
-        found = {}
-        for what, things in rest.items():
-            try:
-                found[what] = next(things)
-            except StopIteration:
-                raise ValueError(
-                    f"There are more posteriors than the {count - 1} {what}: expected one for each."
-                ) from None
-        bound = _likelihood(found["likelihoods"]) if "likelihoods" in found else None
-        yield str(found.get("names", count - 1)), posterior, _tensor(found["truths"], "truths"), bound
+        found = {what: next(things, end) for what, things in rest.items()}
+        for what, thing in found.items():
+            if thing is end:
+                raise ValueError(f"There are more posteriors than the {count} {what}: expected one for each.")
+        _tensor(found["truths"], "truths")
+        if "likelihoods" in found:
+            _likelihood(found["likelihoods"])
+        yield str(found.pop("names", count)), posterior, found
+        count += 1
     for what, things in rest.items():
-        if next(things, None) is not None:
+        if next(things, end) is not end:
             raise ValueError(f"There are more {what} than the {count} posteriors: expected one for each.")
 
 

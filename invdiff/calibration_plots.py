@@ -9,8 +9,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import torch
-
 from .checked import PIXELS, RANDOM_POINT, Check
 from .pooling import CONFIDENCE, flat_band
 
@@ -66,8 +64,8 @@ def tarp_plot(check: Check) -> Figure:
     Raises:
         ValueError: there are fewer than 2 images.
     """
-    if len(check.tarp) < 2:
-        raise ValueError(f"A TARP curve needs at least 2 images, one point each, and there are {len(check.tarp)}.")
+    if check.units < 2:
+        raise ValueError(f"A TARP curve needs at least 2 images, one point each: there is {_images(check)}.")
     return _one(lambda axes: _tarp(axes, check))
 
 
@@ -80,7 +78,7 @@ def overview(check: Check, quantity: str = PIXELS) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    several = len(check.tarp) > 1
+    several = check.units > 1
     figure = Figure(figsize=(11.4 if several else 7.6, 4.1), layout="constrained", dpi=150)
     axes = figure.subplots(1, 3 if several else 2)
     _coverage(axes[0], check, (quantity,))
@@ -123,7 +121,7 @@ def _coverage(axes: Axes, check: Check, quantities: Sequence[str]) -> None:
 
 
 def _ranks(axes: Axes, check: Check, quantity: str) -> None:
-    histograms = torch.tensor([s.histogram for s in check.scores(quantity)], dtype=torch.float64)
+    histograms = check.histograms(quantity)
     count, bins = histograms.shape
     edges = [b / bins for b in range(bins + 1)]
     if count > 1:
@@ -147,7 +145,7 @@ def _tarp(axes: Axes, check: Check) -> None:
     values = check.tarp.tolist()
     count = len(values)
     axes.plot([0, 1], [0, 1], color=_GRAY, linewidth=1)
-    half = float(kstwo.ppf(CONFIDENCE, count))
+    half = float(kstwo.ppf(CONFIDENCE, check.units))
     ends = [0.0, half, 1 - half, 1.0]
     low, high = [max(0.0, a - half) for a in ends], [min(1.0, a + half) for a in ends]
     axes.fill_between(ends, low, high, color=_BAND, alpha=0.6, linewidth=0)
@@ -168,7 +166,7 @@ def _square(axes: Axes, across: str, up: str) -> None:
 
 
 def _images(check: Check) -> str:
-    return f"{len(check.images)} image" + ("s" if len(check.images) != 1 else "")
+    return f"{check.units} image" + ("s" if check.units != 1 else "")
 
 
 def _likely(p: float) -> str:

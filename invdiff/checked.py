@@ -7,7 +7,7 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .pooling import Estimate, estimate, flatness, uniformity
+from .pooling import Estimate, estimate, flatness, uniformity, unit_means
 from .scores import Scores, draws_needed
 
 __all__ = ["ANOTHER_DRAW", "PIXELS", "RANDOM_POINT", "Check", "Image", "Pooled"]
@@ -27,21 +27,25 @@ ANOTHER_DRAW = "distance to another draw"
 # Below this the words say that a quantity is not calibrated: several quantities are looked at, and one in twenty of
 # them would fall below 0.05 by chance.
 _DOUBT = 0.01
+# Fewer images than this never reach it, however far from calibrated they are (`pooling.flatness`).
+_FEWEST = 8
 _FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Image:
-    """The figures of one image.
+    """The figures of one posterior of an image.
 
     Args:
-        name: of the image, unlike that of any other.
-        label: what its posterior calls its spread.
+        name: unlike that of any other.
+        unit: the image it belongs to; those of one unit count as one image.
+        label: what the posterior calls its spread.
         quantities: scores of "pixels", of the distances and of each functional.
         chi2: residual chi^2 of its draws, or None without a likelihood or with noise of level 0.
     """
 
     name: str
+    unit: str
     label: str
     quantities: Mapping[str, Scores]
     chi2: float | None = None
@@ -52,8 +56,8 @@ class Pooled:
     """One quantity over all images, each figure with its interval.
 
     Args:
-        images: how many.
-        draws: the fewest and the most of an image.
+        images: how many units.
+        draws: the fewest and the most of a posterior.
         coverage: of the central interval of each level; NaN where no image has the draws for it.
         crps: mean of the fair CRPS, in the units of the quantity.
         spread_skill: sqrt((K + 1) / K) RMS spread / RMS error of the mean, 1 where the spread is right, below 1 where
@@ -82,7 +86,7 @@ class Check:
     """The result of `calibration.check`.
 
     Args:
-        images: figures of each.
+        images: figures of each posterior.
         levels: of the central intervals.
         bins: of the histograms.
         seed: of broken ties, reference points and the bootstrap.
@@ -101,54 +105,77 @@ class Check:
         return (*(image.name for image in self.images), *self.left_out)
 
     @property
+    def units(self) -> int:
+        """How many images there are, however many posteriors each has."""
+        return len({image.unit for image in self.images})
+
+    @property
     def quantities(self) -> tuple[str, ...]:
         """What was looked at, in any image."""
         return tuple(dict.fromkeys(name for image in self.images for name in image.quantities))
 
     def scores(self, quantity: str = PIXELS) -> list[Scores]:
-        """The scores of one quantity, of every image that has it: an image of 2 draws has no other draw to compare.
+        """The scores of one quantity, of every posterior that has it: one of 2 draws has no other draw to compare.
 
         Raises:
             KeyError: it was not looked at.
         """
-        if quantity not in self.quantities:
-            raise KeyError(f"quantity is {quantity!r}: expected one of {', '.join(map(repr, self.quantities))}.")
-        return [image.quantities[quantity] for image in self.images if quantity in image.quantities]
+        return [image.quantities[quantity] for image in self._having(quantity)]
+
+    def histograms(self, quantity: str = PIXELS) -> Tensor:
+        """The histogram of the PIT of each image, (images, bins).
+
+        Raises:
+            KeyError: it was not looked at.
+        """
+        return self._figures(quantity, lambda s: s.histogram)
 
     @cached_property
     def pooled(self) -> Mapping[str, Pooled]:
         """Every quantity over all images."""
-        return {quantity: self._pool(self.scores(quantity)) for quantity in self.quantities}
+        return {quantity: self._pool(quantity) for quantity in self.quantities}
 
     @cached_property
     def chi2(self) -> Estimate:
         """Mean residual chi^2 of the draws, 1 where they miss the measurement by its noise; NaN where it is unknown."""
-        found = [math.nan if image.chi2 is None else image.chi2 for image in self.images]
-        return estimate(_column(found), self.seed)
+        if not self.images:
+            return Estimate(math.nan, math.nan, math.nan, 0)
+        found = [[math.nan if image.chi2 is None else image.chi2] for image in self.images]
+        units = [image.unit for image in self.images]
+        return estimate(unit_means(torch.tensor(found, dtype=torch.float64), units), self.seed)
 
-    @cached_property
+    @property
     def tarp(self) -> Tensor:
-        """The PIT of the distance to a random point, one of each image in order of size, (images,); see `check`."""
+        """The PIT of the distance to a random point, one of each posterior in order of size; see `check`."""
         return torch.tensor([s.centre for s in self.scores(RANDOM_POINT)], dtype=torch.float64).sort().values
 
-    def _pool(self, scores: list[Scores]) -> Pooled:
-        covered = {}
-        for i, level in enumerate(self.levels):
-            covered[level] = estimate(_column([s.coverage[i] for s in scores]), self.seed)
-        histograms = torch.tensor([s.histogram for s in scores], dtype=torch.float64)
-        spread = torch.tensor([[(s.draws + 1) / s.draws * s.variance, s.error] for s in scores], dtype=torch.float64)
-        single = all(s.values == 1 for s in scores)
-        centres = _column([s.centre for s in scores])
+    def _having(self, quantity: str) -> list[Image]:
+        if quantity not in self.quantities:
+            raise KeyError(f"quantity is {quantity!r}: expected one of {', '.join(map(repr, self.quantities))}.")
+        return [image for image in self.images if quantity in image.quantities]
+
+    def _figures(self, quantity: str, figures: Callable[[Scores], Sequence[float]]) -> Tensor:
+        """Some figures of each unit, (units, figures)."""
+        having = self._having(quantity)
+        rows = torch.tensor([figures(image.quantities[quantity]) for image in having], dtype=torch.float64)
+        return unit_means(rows, [image.unit for image in having])
+
+    def _pool(self, quantity: str) -> Pooled:
+        scores, histograms = self.scores(quantity), self.histograms(quantity)
+        shares = self._figures(quantity, lambda s: s.coverage)
+        spread = self._figures(quantity, lambda s: ((s.draws + 1) / s.draws * s.variance, s.error))
+        centres = self._figures(quantity, lambda s: (s.centre,))
+        one_each = len(histograms) == len(scores) > 1 and all(s.values == 1 for s in scores)
         return Pooled(
-            images=len(scores),
+            images=len(histograms),
             draws=(min(s.draws for s in scores), max(s.draws for s in scores)),
-            coverage=covered,
-            crps=estimate(_column([s.crps for s in scores]), self.seed),
+            coverage={level: estimate(shares[:, [i]], self.seed) for i, level in enumerate(self.levels)},
+            crps=estimate(self._figures(quantity, lambda s: (s.crps,)), self.seed),
             spread_skill=estimate(spread, self.seed, lambda means: (means[..., 0] / means[..., 1]).sqrt()),
             bias=estimate(centres - 0.5, self.seed),
-            dispersion=estimate(_column([s.dispersion for s in scores]), self.seed),
+            dispersion=estimate(self._figures(quantity, lambda s: (s.dispersion,)), self.seed),
             histogram=tuple(histograms.mean(0).tolist()),
-            p=uniformity(centres[:, 0]) if single and len(scores) > 1 else flatness(histograms, self.seed),
+            p=uniformity(centres[:, 0]) if one_each else flatness(histograms, self.seed),
         )
 
     def table(self) -> list[dict[str, Any]]:
@@ -266,10 +293,6 @@ class Check:
         return dataclasses.replace(self, images=tuple(images), left_out=tuple(left_out))
 
 
-def _column(values: list[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)[:, None]
-
-
 def _percent(level: float) -> str:
     return f"{100 * level:g}"
 
@@ -287,7 +310,7 @@ def _likely(p: float) -> str:
 
 def _words(quantity: str, pooled: Pooled) -> str:
     if pooled.images < 2:
-        return "one image cannot be judged"
+        return "one image says nothing of calibration"
     reached = [level for level, found in pooled.coverage.items() if found.images]
     level = 0.9 if 0.9 in reached else max(reached, default=None)
     said = ""
@@ -295,6 +318,8 @@ def _words(quantity: str, pooled: Pooled) -> str:
         held = pooled.coverage[level]
         said = f"; nominal {_percent(level)} % intervals hold the truth {100 * held.value:.1f} % of the time"
         said += f" ({100 * held.low:.1f} to {100 * held.high:.1f})"
+    if pooled.images < _FEWEST:
+        return f"{pooled.images} images are too few for a verdict, which needs {_FEWEST}{said}"
     if pooled.p >= _DOUBT:
         return f"nothing found against it (p {_likely(pooled.p)}){said}"
     return f"{_fault(quantity, pooled)} (p {_likely(pooled.p)}){said}"
@@ -302,15 +327,13 @@ def _words(quantity: str, pooled: Pooled) -> str:
 
 def _fault(quantity: str, pooled: Pooled) -> str:
     """What is wrong, by the sign of the figure that stands farther out of its interval."""
-    shift = _off(pooled.bias, 0.0)
-    stretch = _off(pooled.dispersion, 1.0)
+    shift, stretch = _off(pooled.bias, 0.0), _off(pooled.dispersion, 1.0)
+    if quantity in (RANDOM_POINT, ANOTHER_DRAW) and not pooled.bias.low <= 0 <= pooled.bias.high:
+        if shift > 0:
+            return "the truth is too far away, draws too narrow or biased"
+        # A bias may take draws away from a random point, but never nearer to each other.
+        return f"the truth is too near, draws too wide{' or biased' if quantity == RANDOM_POINT else ''}"
     if abs(shift) > abs(stretch):
-        if quantity in (RANDOM_POINT, ANOTHER_DRAW):
-            # A bias takes draws away from each other's truth, but towards a random point as well as away from it.
-            nearer = "too wide" if quantity == ANOTHER_DRAW else "too wide or biased"
-            if shift > 0:
-                return "the truth is too far away, draws too narrow or biased"
-            return f"the truth is too near, draws {nearer}"
         return "too low in the draws" if shift > 0 else "too high in the draws"
     return "varies too little among the draws" if stretch > 0 else "varies too much among the draws"
 
@@ -332,4 +355,4 @@ def _image(entry: dict[str, Any]) -> Image:
     for name, scores in entry["quantities"].items():
         coverage = tuple(math.nan if share is None else share for share in scores["coverage"])
         quantities[name] = Scores(**scores | {"coverage": coverage, "histogram": tuple(scores["histogram"])})
-    return Image(entry["name"], entry["label"], quantities, entry["chi2"])
+    return Image(entry["name"], entry["unit"], entry["label"], quantities, entry["chi2"])
