@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-import numbers
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from . import priors
-from .arrays import Alpha, Array, Layout, from_array
+from .arrays import Alpha, Array, Layout, Range, from_array
 from .choices import check_sigma, load_prior, load_solver, options_belong, pick_device
 from .likelihood import Likelihood
 from .metrics import chi2, estimate_sigma, measured, psnr, spread_over_error, ssim
+from .montecarlo import auto_of
+from .montecarlo import figures as monte_carlo
 from .noise import GaussianNoise
 from .operators import Mask, Operator
 from .options import build_operator
@@ -89,9 +90,12 @@ def restore(
     sigma: float | str,
     prior: str | Prior | Callable[..., Tensor] = "natural",
     solver: str | Solver | None = None,
-    draws: int = 16,
+    draws: int | Literal["auto"] = 16,
+    tolerance: float | None = None,
+    min_draws: int | None = None,
+    max_draws: int | None = None,
     seed: int = 0,
-    data_range: float | None = None,
+    data_range: Range | None = None,
     device: torch.device | str = "auto",
     progress: bool = True,
     simulate: bool = False,
@@ -118,9 +122,13 @@ def restore(
             priors and the reverse.
         solver: a name of `solvers.names()` or a solver; if left out KPS with 30 steps and 3 products, half the cost of
             KPS() and on photographs as good (`docs/kps.md`).
-        draws: number of draws; solvers that give a point estimate make one whatever it says.
+        draws: number of draws, or "auto" for as many as `tolerance` needs; solvers that give a point estimate make one
+            whatever it says.
+        tolerance, min_draws, max_draws: with "auto", the Monte Carlo error of mean and std at which to stop, and the
+            least and the most draws (`sample`).
         seed: of the draws and of simulated noise.
-        data_range: the value that stands for 1; 255 for uint8, 65535 for uint16 and 1 for float when left out.
+        data_range: the value that stands for 1, or those of 0 and 1 (a camera's offset and white); 255 for uint8, 65535
+            for uint16 and 1 for float when left out.
         device: "auto" (a CUDA device where there is one), "cpu", "cuda" or a torch device.
         progress: show a progress bar on a terminal.
         simulate: degrade `image` first, restore that, and compare with `image`.
@@ -148,8 +156,7 @@ def restore(
     if isinstance(image, (str, os.PathLike)):
         raise TypeError(f"image is the path {str(image)!r}: expected an array; read it with invdiff.images.read_array.")
     # Checked here too, since a solver that gives a point estimate never sees it.
-    if isinstance(draws, bool) or not isinstance(draws, numbers.Integral) or draws < 1:
-        raise ValueError(f"draws is {draws!r}: expected a whole number from 1 on.")
+    auto_of(draws, tolerance, min_draws, max_draws)
     if truth is not None and simulate:
         raise ValueError("Both truth and simulate are given: with simulate the image itself is the truth.")
     where = pick_device(device)
@@ -181,12 +188,14 @@ def restore(
 
     slot = _match_channels(in_tiles(slot, tile, forward.in_shape), forward.in_shape)
     likelihood = Likelihood(y.to(where), forward.to(where), GaussianNoise(level))
-    count = int(draws) if getattr(chosen, "stochastic", True) else 1
+    drawn: dict[str, Any] = {"draws": 1}
+    if getattr(chosen, "stochastic", True):
+        drawn = {"draws": draws, "tolerance": tolerance, "min_draws": min_draws, "max_draws": max_draws}
     posterior = sample(
         chosen,
         likelihood,
         slot,
-        draws=count,
+        **drawn,
         seed=seed,
         device=where,
         micro_batch=micro_batch,
@@ -199,7 +208,7 @@ def restore(
     has_spread = not posterior.point and posterior.usable > 1
     return Restoration(
         restored=layout.to_array(centre),
-        std=layout.to_array(posterior.std(), dtype=np.float32) if has_spread else None,
+        std=layout.to_array(posterior.std(), dtype=np.float32, difference=True) if has_spread else None,
         posterior=posterior,
         metrics=figures(posterior, y, forward, level, truth=clean, estimated=estimated),
         measurement=y,
@@ -226,7 +235,8 @@ def figures(
     draws, the number of those that count, and failed, of those that do not; sigma and sigma_estimated; chi2 (value,
     values, rms, verdict); mean_std; and where the truth is known psnr and ssim of the restored image (clipped to [0, 1]
     as it is when saved), psnr_draw (mean over the draws), psnr_measurement and ssim_measurement where shapes agree, and
-    spread_ratio. Names without a value are absent.
+    spread_ratio; of 3 draws or more monte_carlo (mean_error, std_error, more_to_halve). Names without a value are
+    absent.
     """
     draws = (draw.detach().cpu() for _, draw in posterior.each())
     residual = chi2(draws, y.cpu(), operator.to("cpu"), sigma, point=posterior.point)
@@ -246,6 +256,9 @@ def figures(
     spread = posterior.std().cpu() if not posterior.point and posterior.usable > 1 else None
     if spread is not None:
         out["mean_std"] = float(spread.mean())
+    errors = monte_carlo(posterior)
+    if errors is not None:
+        out["monte_carlo"] = errors
     if truth is None:
         return out
     mean = posterior.mean().cpu()
@@ -275,7 +288,7 @@ def _match_channels(prior: Prior, in_shape: tuple[int, ...]) -> Prior:
     return priors.match_channels(prior, in_shape[0])
 
 
-def _read(image: Any, operator: Any, *, data_range: float | None, alpha: Alpha) -> tuple[Tensor, Layout]:
+def _read(image: Any, operator: Any, *, data_range: Range | None, alpha: Alpha) -> tuple[Tensor, Layout]:
     """The caller's array as (1, C, H, W), or (1, *out_shape) where the operator does not measure images."""
     if isinstance(operator, Operator):
         if len(operator.in_shape) != 3:
@@ -284,7 +297,7 @@ def _read(image: Any, operator: Any, *, data_range: float | None, alpha: Alpha) 
         if len(operator.out_shape) != 3 and shape == operator.out_shape:
             flat, layout = from_array(np.asarray(image).reshape(1, -1), data_range=data_range, name="image")
             colour = operator.in_shape[0] > 1
-            return flat.reshape(1, *shape), Layout(colour, layout.dtype, layout.data_range)
+            return flat.reshape(1, *shape), replace(layout, channel_axis=colour)
     return from_array(image, data_range=data_range, alpha=alpha)
 
 
