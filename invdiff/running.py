@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .ensemble import Block, Ensemble, Outcome
+from .montecarlo import Auto, Watch
 from .posterior import Posterior
 from .progress import Progress, progress_bar
 from .record import environment
@@ -48,23 +49,34 @@ def find_engine(engine: str | Dask | None, on_step: OnStep | None) -> Dask | Non
     return engine
 
 
-def in_memory(ensemble: Ensemble, draws: int, on_step: OnStep | None, progress: bool) -> Posterior:
-    """All draws, kept in memory; Ctrl-C keeps those that are finished."""
+def in_memory(
+    ensemble: Ensemble, draws: int, on_step: OnStep | None, progress: bool, auto: Auto | None = None
+) -> Posterior:
+    """All draws, kept in memory, or with a rule as many as it takes; Ctrl-C keeps those that are finished."""
     asked, interrupted = ensemble.size, False
     while True:
         blocks, done, cost = ensemble.blocks(draws), 0, (0, 0)
+        watch = None if auto is None else _watch(ensemble, auto)
         values = steps = torch.empty(0)
         with progress_bar(ensemble.solver, draws * ensemble.measurements, len(blocks), progress) as bar:
             try:
                 for block, outcome in zip(blocks, _outcomes(ensemble, blocks, draws, on_step, bar), strict=True):
+                    place = ensemble.place(block, draws)
                     if done == 0:
                         # The whole result at once: parts that are joined later would be there twice.
                         cost = outcome.nfe, outcome.nfe_backward
-                        values, steps = (_room(ensemble, part, draws) for part in (outcome.draws, outcome.failed))
-                    place = ensemble.place(block, draws)
+                        room = draws if watch is None else min(watch.expected, draws)
+                        values, steps = (_room(ensemble, part, room) for part in (outcome.draws, outcome.failed))
+                    if place[0].stop > len(values):
+                        room = min(2 * place[0].stop, draws)
+                        values, steps = (_larger(ensemble, part, room) for part in (values, steps))
                     wanted = place[0].stop - place[0].start
                     values[place], steps[place] = outcome.draws[:wanted], outcome.failed[:wanted]
                     done += 1
+                    whole = _whole(ensemble, done, draws)
+                    if watch is not None and _enough(watch, values[watch.count : whole], bar):
+                        draws = whole
+                        break
             except _TooLarge as error:
                 if done:
                     kept = f"{_whole(ensemble, done, draws)} of {draws} draws, which are lost without a store"
@@ -75,10 +87,12 @@ def in_memory(ensemble: Ensemble, draws: int, on_step: OnStep | None, progress: 
                 whole = _whole(ensemble, done, draws)
                 if whole == 0:
                     raise
-                warnings.warn(f"Interrupted: {whole} of {draws} draws are finished and kept.", stacklevel=3)
+                wanted_in_all = f" of {draws}" if auto is None else ""
+                warnings.warn(f"Interrupted: {whole}{wanted_in_all} draws are finished and kept.", stacklevel=3)
                 draws, interrupted = whole, True
         break
-    values, steps = values[:draws], steps[:draws]
+    # Room that draws did not need is given back.
+    values, steps = (part[:draws] if auto is None else part[:draws].clone() for part in (values, steps))
     record = ensemble.settings() | {
         "micro_batch_asked": asked,
         "draws": draws,
@@ -89,6 +103,8 @@ def in_memory(ensemble: Ensemble, draws: int, on_step: OnStep | None, progress: 
         "interrupted": interrupted,
         "environment": environment(ensemble.device),
     }
+    if watch is not None:
+        record["auto"] = watch.record()
     return Posterior(values if ensemble.batched else values[:, 0], record, ensemble.label)
 
 
@@ -100,8 +116,12 @@ def in_folder(
     engine: Dask | None,
     on_step: OnStep | None,
     progress: bool,
+    auto: Auto | None = None,
 ) -> Posterior:
     """All draws that the folder does not hold yet, each written as soon as its micro-batch is done.
+
+    With a rule, draws is the most there will be; those that a folder holds beyond the number at which the rule stops
+    are left out.
 
     Raises:
         ValueError: the folder was begun with other settings.
@@ -119,13 +139,14 @@ def in_folder(
         if not store.exists:
             if engine is not None:
                 ensemble = engine.fitted(ensemble)
-            store.create(ensemble, draws, asked)
+            store.create(ensemble, draws if auto is None else _round(ensemble, auto, 0, 0, engine), asked)
         else:
             ensemble = _as_begun(ensemble, store.attributes(), micro_batch, engine)
         with store.locked():
             store.require_same(ensemble)
             try:
-                interrupted = _fill(ensemble, draws, store, engine, on_step, progress)
+                work = _Work(ensemble, store, engine, on_step, progress)
+                interrupted, watch = (_fill(work, draws), None) if auto is None else _fill_until(work, auto)
                 store.require_there()
                 break
             except _TooLarge as error:
@@ -136,17 +157,24 @@ def in_folder(
                     raise _stopped(ensemble, kept, cure) from error
                 ensemble = _smaller(ensemble, error)
                 store.remove()
+    wanted = f" of {draws}"
+    if watch is not None:
+        draws, wanted = watch.count if not interrupted else min(Stored(store.path).finished, draws), ""
     # Whatever became of draws that nobody asked for.
     stored = Stored(store.path, draws=draws)
     record = stored.record(draws)
+    record.pop("auto", None)
     if interrupted:
         if record["draws"] == 0:
             raise KeyboardInterrupt
+        record["interrupted"] = True
         warnings.warn(
-            f"Interrupted: {record['draws']} of {draws} draws are finished and kept in {store.path}; run it again to "
+            f"Interrupted: {record['draws']}{wanted} draws are finished and kept in {store.path}; run it again to "
             "go on.",
             stacklevel=3,
         )
+    if watch is not None:
+        record["auto"] = watch.record()
     return Posterior(stored, record, ensemble.label)
 
 
@@ -184,27 +212,87 @@ def say_failed(posterior: Posterior, solver: Solver) -> None:
     )
 
 
-def _fill(
-    ensemble: Ensemble, draws: int, store: Store, engine: Dask | None, on_step: OnStep | None, progress: bool
-) -> bool:
+@dataclass(frozen=True)
+class _Work:
+    """What fills a folder: arguments of `in_folder`."""
+
+    ensemble: Ensemble
+    store: Store
+    engine: Dask | None
+    on_step: OnStep | None
+    progress: bool
+
+
+def _fill(work: _Work, draws: int) -> bool:
     """Compute and write what is missing; whether Ctrl-C ended it early."""
-    todo = store.prepare(ensemble, draws)
+    ensemble = work.ensemble
+    todo = work.store.prepare(ensemble, draws)
     total = draws * ensemble.measurements
     already = total - sum(_count(ensemble, block, draws) for block in todo)
-    with progress_bar(ensemble.solver, total, len(todo), progress, already) as bar:
-        try:
-            if engine is not None:
-                engine.run(ensemble, store, todo, bar)
-                return False
-            for block, outcome in zip(todo, _outcomes(ensemble, todo, draws, on_step, bar), strict=True):
-                store.write(ensemble, block, outcome)
-        except KeyboardInterrupt:
-            return True
-        except OSError:
-            # Of all that goes wrong where a folder was removed, that is what to say.
-            store.require_there()
-            raise
+    with progress_bar(ensemble.solver, total, len(todo), work.progress, already) as bar:
+        return _compute(work, todo, draws, bar)
+
+
+def _fill_until(work: _Work, auto: Auto) -> tuple[bool, Watch]:
+    """As `_fill`, round by round, until the rule has enough; and what it has seen."""
+    from .stored import Stored
+
+    ensemble, watch, end = work.ensemble, _watch(work.ensemble, auto), 0
+    total, blocks = auto.maximum * ensemble.measurements, len(ensemble.blocks(auto.maximum))
+    with progress_bar(ensemble.solver, total, blocks, work.progress) as bar:
+        while True:
+            begin, end = end, _round(ensemble, auto, end, watch.expected, work.engine)
+            todo = work.store.prepare(ensemble, end, begin)
+            for block in ensemble.blocks(end):
+                if block.first_cloud * ensemble.kept >= begin and block not in todo:
+                    bar.block(_count(ensemble, block, end))
+            if _compute(work, todo, end, bar):
+                return True, watch
+            stored = Stored(work.store.path, draws=end)
+            for part in stored.blocks(end, first=begin):
+                if _enough(watch, part if ensemble.batched else part[:, None], bar):
+                    work.store.note("auto", watch.record())
+                    return False, watch
+
+
+def _compute(work: _Work, todo: list[Block], draws: int, bar: Progress) -> bool:
+    """Compute and write these micro-batches; whether Ctrl-C ended it early."""
+    ensemble, store = work.ensemble, work.store
+    try:
+        if work.engine is not None:
+            work.engine.run(ensemble, store, todo, bar)
+            return False
+        for block, outcome in zip(todo, _outcomes(ensemble, todo, draws, work.on_step, bar), strict=True):
+            store.write(ensemble, block, outcome)
+    except KeyboardInterrupt:
+        return True
+    except OSError:
+        # Of all that goes wrong where a folder was removed, that is what to say.
+        store.require_there()
+        raise
     return False
+
+
+def _watch(ensemble: Ensemble, auto: Auto) -> Watch:
+    return Watch(auto, ensemble.grid[0] * ensemble.kept, ensemble.kept)
+
+
+def _enough(watch: Watch, draws: Tensor, bar: Progress) -> bool:
+    """Show draws, (k, m, *in_shape), to the rule: whether there are enough."""
+    found = watch.add(draws)
+    if watch.error == watch.error:
+        bar.say(f"error {watch.error:.2g} of {watch.auto.tolerance:g}")
+    return found is not None
+
+
+def _round(ensemble: Ensemble, auto: Auto, begin: int, expected: int, engine: Dask | None) -> int:
+    """The number of draws up to which the next micro-batches go: one row of them, or with workers all that will do.
+
+    Which draws are there never decides how many count, so that workers may compute some in vain.
+    """
+    rows = ensemble.grid[0] * ensemble.kept
+    end = begin + rows if engine is None else max(begin + rows, expected, auto.minimum)
+    return min(-(-end // rows) * rows, auto.maximum)
 
 
 def _outcomes(
@@ -278,6 +366,13 @@ def _whole(ensemble: Ensemble, blocks: int, draws: int) -> int:
     down, across = ensemble.grid
     rows = blocks // -(-ensemble.measurements // across)
     return min(rows * down * ensemble.kept, draws)
+
+
+def _larger(ensemble: Ensemble, part: Tensor, draws: int) -> Tensor:
+    """What there is, (k, m, ...), in memory for more draws."""
+    room = _room(ensemble, part, draws)
+    room[: len(part)] = part
+    return room
 
 
 def _room(ensemble: Ensemble, part: Tensor, draws: int) -> Tensor:

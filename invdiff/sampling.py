@@ -8,13 +8,14 @@ import numbers
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from .ensemble import Ensemble
 from .likelihood import Likelihood
+from .montecarlo import auto_of, say_reached
 from .posterior import Posterior
 from .priors.base import Denoiser, Prior, as_prior
 from .random import MemberRandom
@@ -33,7 +34,10 @@ def sample(
     likelihood: Likelihood | None,
     denoiser: Denoiser | Callable[[Tensor, Tensor], Tensor],
     *,
-    draws: int = 1,
+    draws: int | Literal["auto"] = 1,
+    tolerance: float | None = None,
+    min_draws: int | None = None,
+    max_draws: int | None = None,
     seed: int = 0,
     in_shape: Sequence[int] | None = None,
     start: Tensor | None = None,
@@ -64,7 +68,11 @@ def sample(
         solver: what to run.
         likelihood: the measurement, with its operator and noise; None draws from the prior.
         denoiser: the prior, any callable (x, sigma) -> estimate of x0.
-        draws: number of draws per measurement; 1 for solvers that give a point estimate.
+        draws: number of draws per measurement; 1 for solvers that give a point estimate. "auto" draws a micro-batch
+            after another until the Monte Carlo errors of mean and std are small enough (`montecarlo.Auto`); the record
+            says which were reached, and how many more draws halve them.
+        tolerance: with "auto", of those errors, each the root mean square over an image, in image units; 0.005.
+        min_draws, max_draws: with "auto", at least and at most so many; 19 and 256.
         seed: integer from 0 on.
         in_shape: shape of one image, where no likelihood, prior or start tells it.
         start: image to start from, floats in about [0, 1], (*in_shape), or one for each of m measurements,
@@ -102,9 +110,7 @@ def sample(
         raise TypeError(f"solver is {type(solver).__name__}: expected an object with `iterate`, such as DDRM().")
     if likelihood is not None and not isinstance(likelihood, Likelihood):
         raise TypeError(f"likelihood is {type(likelihood).__name__}: expected Likelihood(y, operator, noise) or None.")
-    if isinstance(draws, bool) or not isinstance(draws, numbers.Integral) or draws < 1:
-        raise ValueError(f"draws is {draws!r}: expected a whole number from 1 on.")
-    draws = int(draws)
+    most, auto = auto_of(draws, tolerance, min_draws, max_draws)
     if not solver.stochastic and draws != 1:
         raise ValueError(
             f"{type(solver).__name__} gives one point estimate: ask for draws=1, not {draws}, or use KPS or DDRM."
@@ -154,15 +160,16 @@ def sample(
             raise ValueError("truth is given without a store: it is kept beside the draws; give store=FOLDER, or none.")
         if runner is not None:
             raise ValueError(f"engine is {engine!r} without a store: give store=FOLDER, which the workers write to.")
-        posterior = in_memory(ensemble, draws, on_step, progress)
+        posterior = in_memory(ensemble, most, on_step, progress, auto)
     else:
         from .store import Store
 
-        posterior = in_folder(
-            ensemble, draws, Store(store, truth=_truth(truth, ensemble)), micro_batch, runner, on_step, progress
-        )
+        folder = Store(store, truth=_truth(truth, ensemble))
+        posterior = in_folder(ensemble, most, folder, micro_batch, runner, on_step, progress, auto)
     posterior.record["seconds"] = round(time.monotonic() - clock, 3)
     say_failed(posterior, solver)
+    if auto is not None:
+        say_reached(posterior)
     return posterior
 
 

@@ -72,6 +72,7 @@ class Store:
         self.run = run
         self.truth = truth
         self._stored: Stored | None = None
+        self._added = False
 
     @property
     def exists(self) -> bool:
@@ -117,7 +118,7 @@ class Store:
             raise
         finally:
             shutil.rmtree(part, ignore_errors=True)
-            os.close(handle)
+            folders.release(handle)
 
     def remove(self) -> None:
         """Take the folder away, at once, where it is to be laid out anew."""
@@ -162,7 +163,7 @@ class Store:
                 f"{self.path} is being written to by another process: wait for it, or choose another folder."
             ) from error
         try:
-            self.run = uuid.uuid4().hex
+            self.run, self._added = uuid.uuid4().hex, False
             with self._sentence():
                 folders.give_to(self.path, self.run)
             self._clean()
@@ -173,15 +174,15 @@ class Store:
                 if folders.whose(self.path) == self.run:
                     folders.give_to(self.path, "")
                     self._clean()
-            os.close(handle)
+            folders.release(handle)
 
     def _clean(self) -> None:
         """Remove what processes had begun to write when they were killed."""
         for left in self.path.rglob("*.partial"):
             left.unlink(missing_ok=True)
 
-    def prepare(self, ensemble: Ensemble, draws: int) -> list[Block]:
-        """Make room for `draws` where there is less, and name the micro-batches that are not there yet.
+    def prepare(self, ensemble: Ensemble, draws: int, first: int = 0) -> list[Block]:
+        """Make room for `draws` where there is less, and name the micro-batches from `first` on that are not there yet.
 
         A micro-batch of which a file was damaged since is computed again, with a warning.
 
@@ -191,7 +192,8 @@ class Store:
         stored = Stored(self.path)
         more = draws > stored.shape[0]
         rows = max(draws, stored.shape[0])
-        todo = [block for block in ensemble.blocks(draws) if self._missing(stored, ensemble.place(block, rows))]
+        blocks = [block for block in ensemble.blocks(draws) if block.first_cloud * ensemble.kept >= first]
+        todo = [block for block in blocks if self._missing(stored, ensemble.place(block, rows))]
         members = sum(math.prod(part.stop - part.start for part in ensemble.place(block, rows)) for block in todo)
         self._require_room(ensemble, members, draws, self.path)
         if more or not self._whole_metadata():
@@ -202,7 +204,9 @@ class Store:
                 self._keep_truth(open_root(self.path, "r+"), ensemble)
                 layout.consolidate(self.path)
         self._stored = Stored(self.path, "r+")
-        return self._standing(ensemble, draws, todo) + todo
+        standing = [] if self._added else self._standing(ensemble, draws, todo)
+        self._added = self._added or bool(todo)
+        return standing + todo
 
     @staticmethod
     def _standing(ensemble: Ensemble, draws: int, todo: list[Block]) -> list[Block]:
@@ -229,6 +233,15 @@ class Store:
         for file in files.values():
             file.unlink(missing_ok=True)
         return True
+
+    def note(self, name: str, value: Any) -> None:
+        """Write a word of the run into the attributes of the root, which is replaced in one piece."""
+        with self._sentence():
+            root, part = self.path / "zarr.json", self.path / "zarr.json.partial"
+            content = json.loads(root.read_text())
+            content["attributes"][name] = value
+            part.write_text(json.dumps(content, indent=2))
+            os.replace(part, root)
 
     def write(self, ensemble: Ensemble, block: Block, outcome: Outcome) -> None:
         """Keep what a micro-batch gave, and then mark it done.

@@ -204,7 +204,9 @@ class Stored:
         """The record of the first draws, as `sample` gives it; of all that are finished if left out."""
         count = min(self.finished, draws or self.shape[0])
         failed = np.argwhere(self.failed[:count] > 0)
+        auto = self.attributes.get("auto")
         return self.attributes["settings"] | {
+            **({"auto": auto} if auto is not None and auto["draws"] == count else {}),
             "micro_batch_asked": self.attributes["micro_batch_asked"],
             "draws": count,
             "batched": self.batched,
@@ -247,16 +249,17 @@ class Stored:
         else:
             self._arrays[name][0, place[0]] = value[:, 0]
 
-    def blocks(self, count: int, columns: slice | None = None) -> Iterator[Tensor]:
+    def blocks(self, count: int, columns: slice | None = None, *, first: int = 0) -> Iterator[Tensor]:
         """The first `count` draws, a chunk's rows at a time, (k, [m,] *in_shape).
 
         Args:
             count: of draws.
             columns: measurements; all of them if left out.
+            first: draws before this one are left out; a chunk begins with it.
         """
         step = self._x.chunks[1]
-        for first in range(0, count, step):
-            place = slice(first, min(first + step, count)), columns or self._whole[1]
+        for begin in range(first, count, step):
+            place = slice(begin, min(begin + step, count)), columns or self._whole[1]
             part = torch.from_numpy(self.read(place))
             yield part if self.batched else part[:, 0]
 
