@@ -1,4 +1,4 @@
-"""The command line: `invdiff restore`, `degrade`, `check`, `compare` and `list`."""
+"""The command line: `invdiff restore`, `degrade`, `check`, `compare`, `report` and `list`."""
 
 from __future__ import annotations
 
@@ -272,6 +272,47 @@ def experiment(context: typer.Context) -> int:
     from .experiments.run import main as run
 
     return run(context.args)
+
+
+@app.command()
+def report(
+    context: typer.Context,
+    run: Annotated[Path, typer.Argument(help="Folder of --store, results of restore, or a posterior.safetensors.")],
+    out: Annotated[Path, _option("--out", help="The page.")] = Path("report.html"),
+    measurement: Annotated[
+        Path | None, _option("--measurement", help="The measurement, where the run keeps none.")
+    ] = None,
+    truth: Annotated[Path | None, _option("--truth", help="The clean image, where the run keeps none.")] = None,
+    operator: Annotated[
+        str | None, _option("--operator", help="The operator, where it cannot be built from what the run keeps.")
+    ] = None,
+    sigma: Annotated[float | None, _option("--sigma", help="Noise level, where the run does not say it.")] = None,
+    calibrator: Annotated[Path | None, _option("--calibrator", help="File of a calibrator of the spread.")] = None,
+    title: Annotated[str | None, _option("--title", help="Of the page; the name of the run if left out.")] = None,
+    number: Annotated[int, _option("--number", help="Which one of several measurements, from 0 on.")] = 0,
+    overwrite: Annotated[bool, _option("--overwrite", help="Replace a page that is there.")] = False,
+    alpha: Alpha = "refuse",
+    data_range: DataRange = None,
+    psf: Psf = None,
+    psf_kind: PsfKind = None,
+    psf_index: PsfIndex = None,
+    psf_key: PsfKey = None,
+    boundary: Boundary = None,
+    factor: Factor = None,
+    kind: Reduction = None,
+    mask: MaskFile = None,
+    keep: Keep = None,
+    mask_kind: MaskKind = None,
+    mask_seed: MaskSeed = None,
+    weights: Weights = None,
+    pattern: Pattern = None,
+) -> None:
+    """Write one HTML page of a RUN: pictures, draws, what they are worth and what was invented, in one file."""
+    from .html.command import report as write
+
+    own = ("out", "measurement", "truth", "operator", "sigma", "calibrator", "title", "number", "overwrite")
+    given = {name: context.params[name] for name in (*own, "alpha", "data_range")}
+    write(run, **given, operator_options=_operator_options(context))
 
 
 @app.command("list")

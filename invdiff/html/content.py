@@ -1,0 +1,339 @@
+"""What a report holds before it is a page: pictures, draws, figures and notes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .. import montecarlo
+from ..contents import Contents, contents, require_same_operator
+from ..likelihood import Likelihood
+from ..metrics import psnr, spread_over_error
+from ..noise import GaussianNoise, NoiseModel
+from ..operators import Operator
+from ..posterior import Posterior
+from ..restoration import figures
+from ..scores import Scores
+from .charts import against_truth
+from .notes import notes_of, probe_words
+from .pictures import Range, Window, encode_draws, gray_map, heat_map, picture, rms, top_of
+
+if TYPE_CHECKING:
+    from ..conformal import Calibrator
+
+__all__ = ["Report", "Shown", "assemble"]
+
+# Values of all draws together that are split into measured and invented, about a minute's work, and the fewest draws.
+_MOST_VALUES = 2**22
+_FEW = 8
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One picture of the sheet.
+
+    Args:
+        key, name, note, alt: how it is called, and described.
+        uri: the picture.
+        shape: (H, W) of what it shows.
+        frame: whether it shows the whole image, on which the window can be marked.
+    """
+
+    key: str
+    name: str
+    note: str
+    alt: str
+    uri: str
+    shape: tuple[int, int]
+    frame: bool = True
+
+
+@dataclass
+class Report:
+    """Everything on the page.
+
+    Args:
+        posterior: of one measurement, recalibrated where a calibrator was given.
+        sheet: pictures at a glance.
+        data: what the script of the page reads.
+        top: end of the colour scale of std and error.
+        window: what of the image the draws show; None where it is all of it.
+        figures: as `restoration.figures`, and "restored", how the middle is called.
+        scores: of the draws against the truth.
+        probe: what the probe shows.
+        notes: what a reader should know.
+    """
+
+    posterior: Posterior
+    sheet: list[Shown]
+    data: dict[str, Any]
+    top: float
+    window: Window | None
+    figures: dict[str, Any]
+    scores: Scores | None
+    probe: str
+    notes: list[str] = field(default_factory=list)
+
+
+def assemble(
+    posterior: Posterior,
+    given: Contents,
+    *,
+    sigma: float | None,
+    calibrator: Calibrator | None,
+    number: int,
+    limit: int,
+) -> Report:
+    """Everything on the page; `write_report` says what of what, and what is refused."""
+    if not isinstance(posterior, Posterior):
+        raise TypeError(f"posterior is {type(posterior).__name__}: expected a Posterior; load it with Posterior.load.")
+    kept, notes = contents(posterior), list[str]()
+    drawn, known = _one(posterior, _first(given, kept), number)
+    shape = drawn.shape[1:]
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise ValueError(f"The draws have shape {shape}: a report shows images of 1 or 3 channels, (C, H, W).")
+    if drawn.usable == 0:
+        raise ValueError("Every draw failed, so that there is nothing to show: see the record for the steps.")
+    if given.operator is not None:
+        require_same_operator(given.operator, posterior.record.get("operator"))
+    noise = known.noise if sigma is None else GaussianNoise(sigma)
+    y, truth, operator = _checked(known, shape)
+    spread = not drawn.point and drawn.usable > 1
+    worth = drawn if calibrator is None else calibrator(drawn)
+
+    mean = drawn.mean().cpu().float()
+    std = worth.std().cpu().float() if spread else None
+    scale = Range.of(mean)
+    maps = {} if std is None else {"std": rms(std)}
+    if truth is not None:
+        maps["error"] = rms(mean.clamp(scale.low, scale.high) - truth)
+    top = top_of(*maps.values()) if maps else 1.0
+    split, shares = _split(drawn, y, operator, noise, mean, notes) if spread else ({}, {})
+
+    pictured = y if y is not None and y.ndim == 3 and y.shape[0] in (1, 3) else None
+    align = _factor(pictured, shape)
+    # The rest is for the reduced pictures and the page itself.
+    strip = encode_draws(drawn, std, scale, int(0.65 * limit), align)
+    window = strip.window
+    whole = window.whole(shape)
+    look = _Look(mean, truth, pictured, maps, scale, top)
+    row, column = _striking(maps.get("std"), window)
+    data = {
+        "height": window.height,
+        "width": window.width,
+        "top": window.top,
+        "left": window.left,
+        "channels": shape[0],
+        "low": scale.low,
+        "high": scale.high,
+        "draws": [] if drawn.point else strip.uris,
+        "numbers": strip.numbers,
+        "scale": calibrator.scale if calibrator is not None else 1.0,
+        "layers": look.layers(window, whole),
+        "tints": [{"key": key, "name": name, "uri": gray_map(window.of(v))} for key, (name, v) in split.items()],
+        "row": row,
+        "column": column,
+    }
+    scores = against_truth(worth, truth) if spread and truth is not None else None
+    found = _figures(drawn, y, operator, noise, truth, mean) | shares | (montecarlo.figures(drawn) or {})
+    if std is not None:
+        found["mean_std"] = float(std.mean())
+        if truth is not None:
+            found["spread_ratio"] = spread_over_error(mean, std, drawn.usable, truth)
+    notes[:0] = notes_of(posterior, drawn, known, y, operator, strip, whole, scale)
+    return Report(
+        worth,
+        look.sheet(worth, reduce=not whole),
+        data,
+        top,
+        None if whole else window,
+        found | {"restored": "point estimate" if drawn.point else "mean", "label": worth.label},
+        scores,
+        probe_words(strip, spread),
+        notes,
+    )
+
+
+def _first(given: Contents, kept: Contents) -> Contents:
+    """What the caller gave, and what stands beside the draws for the rest."""
+    pairs = ((getattr(given, name), getattr(kept, name)) for name in ("measurement", "truth", "operator", "noise"))
+    return Contents(*(mine if mine is not None else theirs for mine, theirs in pairs))
+
+
+def _one(posterior: Posterior, known: Contents, number: int) -> tuple[Posterior, Contents]:
+    """The draws of one measurement, and what belongs to it."""
+    batched = bool(posterior.record.get("batched", False))
+    count = posterior.shape[1] if batched else 1
+    if not 0 <= number < count:
+        raise ValueError(f"number is {number}: the draws are of {count} measurement{'s' if count > 1 else ''}, from 0.")
+    if not batched:
+        return posterior, known
+
+    def own(value: Tensor | None, axes: int) -> Tensor | None:
+        return value[number] if value is not None and value.ndim == axes + 1 and len(value) == count else value
+
+    operator, noise = known.operator, known.noise
+    y = own(known.measurement, 3 if operator is None else len(operator.out_shape))
+    if operator is not None:
+        operator = operator.take([number])
+    draws = torch.cat([block[:, number] for block in posterior.blocks()])
+    failed = [entry | {"measurement": 0} for entry in posterior.record["failed"] if entry["measurement"] == number]
+    record = posterior.record | {"batched": False, "measurements": 1, "failed": failed, "measurement": number}
+    truth = own(known.truth, len(posterior.shape) - 2)
+    return Posterior(draws, record, posterior.label), Contents(y, truth, operator, noise)
+
+
+def _checked(known: Contents, shape: tuple[int, ...]) -> tuple[Tensor | None, Tensor | None, Operator | None]:
+    """Measurement, truth and operator on the CPU, refused where their shapes do not fit."""
+    y, truth, operator = known.measurement, known.truth, known.operator
+    if truth is not None:
+        truth = truth.detach().cpu().float().reshape(truth.shape[-3:])
+        if tuple(truth.shape) != shape:
+            raise ValueError(f"The truth has shape {tuple(truth.shape)}: expected {shape}, that of a draw.")
+    if operator is not None:
+        operator = operator.to("cpu")
+        if operator.in_shape != shape:
+            raise ValueError(f"The operator takes images of {operator.in_shape}: the draws are {shape}.")
+        if y is not None and y.numel() == math.prod(operator.out_shape):
+            y = y.reshape(operator.out_shape)
+        if y is not None and tuple(y.shape) != operator.out_shape:
+            raise ValueError(
+                f"The measurement has shape {tuple(y.shape)}: the operator of the draws measures {operator.out_shape}."
+            )
+    return None if y is None else y.detach().cpu().float(), truth, operator
+
+
+def _striking(std: Tensor | None, window: Window) -> tuple[int, int]:
+    """Where the probe begins: the pixel of the window with the largest spread, not at its rim; its middle without."""
+    margin = min(window.height, window.width) // 8
+    if std is None:
+        return window.height // 2, window.width // 2
+    inner = window.of(std)[margin : window.height - margin, margin : window.width - margin]
+    row, column = divmod(int(inner.argmax()), inner.shape[1])
+    return row + margin, column + margin
+
+
+def _factor(y: Tensor | None, shape: tuple[int, ...]) -> int:
+    """By how much a measurement is smaller, where that is a whole number; 1 else."""
+    if y is None or shape[-1] % y.shape[-1] or shape[-2] % y.shape[-2]:
+        return 1
+    factor = shape[-1] // y.shape[-1]
+    return factor if shape[-2] // y.shape[-2] == factor else 1
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What there is to see of one image, and how its values become colours.
+
+    Args:
+        mean, truth: (C, H, W).
+        measurement: (C, h, w) where it is a picture.
+        maps: "std" and "error", (H, W), as far as they are known.
+        scale: of the pictures.
+        top: of the maps.
+    """
+
+    mean: Tensor
+    truth: Tensor | None
+    measurement: Tensor | None
+    maps: dict[str, Tensor]
+    scale: Range
+    top: float
+
+    def sheet(self, posterior: Posterior, *, reduce: bool) -> list[Shown]:
+        """The pictures at a glance, whole."""
+        size = (self.mean.shape[-2], self.mean.shape[-1])
+        pixels, out = f"{size[1]} × {size[0]} pixels", []
+
+        def add(key: str, name: str, note: str, alt: str, image: Tensor) -> None:
+            shape = (image.shape[-2], image.shape[-1])
+            flat = image.ndim == 2
+            uri = heat_map(image, self.top, reduce=reduce) if flat else picture(image, self.scale, reduce=reduce)
+            out.append(Shown(key, name, note, alt, uri, shape, shape == size))
+
+        if self.measurement is not None:
+            height, width = self.measurement.shape[-2:]
+            add("measurement", "Measurement", f"{width} × {height} pixels", "The measurement.", self.measurement)
+        if posterior.point:
+            add("mean", "Point estimate", pixels, "The point estimate.", self.mean)
+        else:
+            note = f"of {posterior.usable} draw{'s' if posterior.usable > 1 else ''}, {pixels}"
+            add("mean", "Mean", note, "The mean of the draws.", self.mean)
+        if "std" in self.maps:
+            std, label = self.maps["std"], posterior.label
+            alt = f"Map of the standard deviation of the draws, {float(std.mean()):.3f} on average: {label}."
+            add("std", "Standard deviation", label, alt, std)
+        if self.truth is not None:
+            add("truth", "Truth", "known here, and not used for the draws", "The true image.", self.truth)
+        return out
+
+    def layers(self, window: Window, whole: bool) -> list[dict[str, str]]:
+        """What the stage shows beside the draws: pictures of the sheet, or their windows."""
+        found: list[tuple[str, str, str | None]] = [("mean", "Mean", picture(window.of(self.mean), self.scale))]
+        if "std" in self.maps:
+            found.append(("std", "Std", heat_map(window.of(self.maps["std"]), self.top)))
+        if self.measurement is not None:
+            part = window.measured(self.measurement, tuple(self.mean.shape))
+            found.append(("measurement", "Measurement", None if part is None else picture(part, self.scale)))
+        if self.truth is not None:
+            found.append(("truth", "Truth", picture(window.of(self.truth), self.scale)))
+            found.append(("error", "Error", heat_map(window.of(self.maps["error"]), self.top)))
+        return [
+            {"key": key, "name": name, **({"of": f"sheet-{key}"} if whole and key != "error" else {"uri": uri})}
+            for key, name, uri in found
+            if uri is not None
+        ]
+
+
+def _split(
+    posterior: Posterior,
+    y: Tensor | None,
+    operator: Operator | None,
+    noise: NoiseModel | None,
+    mean: Tensor,
+    notes: list[str],
+) -> tuple[dict[str, tuple[str, Tensor]], dict[str, float]]:
+    """Maps (H, W) of what the prior invented, by key, with their names; and the shares of the whole image."""
+    if y is None or operator is None or noise is None:
+        return {}, {}
+    from ..measured import measured_or_conjured
+
+    count = min(posterior.usable, max(_FEW, _MOST_VALUES // mean.numel()))
+    if count * mean.numel() > 2 * _MOST_VALUES:
+        notes.append("What the prior invented is not computed for images this large: see measured_or_conjured.")
+        return {}, {}
+    draws = torch.stack([draw for _, draw in itertools.islice(posterior.each(), count)])
+    record = posterior.record | {"draws": count, "failed": []}
+    try:
+        split = measured_or_conjured(Posterior(draws, record, posterior.label), Likelihood(y, operator, noise))
+    except (TypeError, ValueError) as error:
+        notes.append(f"What the prior invented is not shown: {error}")
+        return {}, {}
+    if count < posterior.usable:
+        notes.append(f"What the prior invented is computed from the first {count} draws.")
+    maps = {
+        "variance": ("share of the variance", split.invented_variance),
+        "detail": ("share of fine detail", split.invented_detail),
+    }
+    flat = {key: (name, values.cpu().float().mean(0)) for key, (name, values) in maps.items()}
+    return flat, split.record["whole"]
+
+
+def _figures(
+    posterior: Posterior,
+    y: Tensor | None,
+    operator: Operator | None,
+    noise: NoiseModel | None,
+    truth: Tensor | None,
+    mean: Tensor,
+) -> dict[str, Any]:
+    """The figures of `restore` where all they need is known, else what the truth gives alone."""
+    level = noise.sigma if isinstance(noise, GaussianNoise) else None
+    if y is not None and operator is not None and isinstance(level, int | float):
+        return figures(posterior, y, operator, float(level), truth=truth)
+    return {} if truth is None else {"psnr": float(psnr(mean.clamp(0, 1)[None], truth[None]))}

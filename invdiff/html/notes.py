@@ -1,0 +1,65 @@
+"""What a reader of the report should know beside its figures."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..contents import Contents
+from ..operators import Operator
+from ..posterior import Posterior
+from .pictures import Range, Strip
+
+__all__ = ["notes_of", "probe_words"]
+
+
+def probe_words(strip: Strip, spread: bool) -> str:
+    """What the probe shows."""
+    if not spread:
+        return "Values are read from pictures of 8 bits."
+    return (
+        f"Bars: the {len(strip.uris)} draws on this page, in steps of 1/255. Line: their mean. Below: the central "
+        "90 % interval, from 19 draws on. Triangle: the truth, where it is known."
+    )
+
+
+def notes_of(
+    posterior: Posterior,
+    drawn: Posterior,
+    known: Contents,
+    y: Tensor | None,
+    operator: Operator | None,
+    strip: Strip,
+    whole: bool,
+    scale: Range,
+) -> list[str]:
+    """What a reader should know, and how to give what is missing."""
+    record, notes = posterior.record, []
+    failed, shown, w = len(drawn) - drawn.usable, len(strip.uris), strip.window
+    if record.get("interrupted"):
+        notes.append(f"The run is not finished: these are the {len(posterior)} draws that are there so far.")
+    if failed:
+        notes.append(f"{failed} of {len(drawn)} draws are not finite; they are left out everywhere.")
+    if shown < drawn.usable:
+        notes.append(f"The page holds the first {shown} draws; mean, std and figures are of all {drawn.usable}.")
+    if not whole:
+        notes.append(
+            f"The image is too large for a page of 5 MB: draws and probe show a window of {w.width} × {w.height} "
+            f"pixels (rows {w.top} to {w.top + w.height - 1}, columns {w.left} to {w.left + w.width - 1}), where the "
+            "spread is largest; the pictures above are reduced."
+        )
+    if not scale.usual:
+        notes.append(f"Black is {scale.low:.3g} and white {scale.high:.3g}, as the values leave [0, 1].")
+    if drawn.point:
+        notes.append("This is a point estimate: there are no draws to play, and no spread; use a sampling solver.")
+    if record.get("operator") is None:
+        return [*notes, "These are draws of the prior alone: nothing was measured."] if "operator" in record else notes
+    if known.measurement is None:
+        notes.append("The run keeps no measurement: give it with --measurement FILE.")
+    elif y is not None and (y.ndim != 3 or y.shape[0] not in (1, 3)):
+        notes.append(f"The measurement, of shape {' × '.join(map(str, y.shape))}, is no picture, and is not shown.")
+    if operator is None:
+        notes.append(
+            "The operator cannot be built from what the run keeps, so that neither agreement with the measurement nor "
+            "what was invented is shown: give it with --operator and its options."
+        )
+    return notes
