@@ -62,7 +62,8 @@ def check(tree: Any, allow: Collection[str] = (), *, where: str = "", known: Col
             (`_args_`, `_partial_`, ...), a setting that the object does not take, or a download.
     """
     for place, node in _calls(tree, where):
-        _check_call(node, place, {*known, *allow})
+        # Hydra's launchers take what they are given; here a setting is one that a signature names.
+        _check_call(node, place, {*known, *allow}, named=known is ALLOWED)
 
 
 def _calls(tree: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -81,7 +82,7 @@ def _special(key: Any) -> bool:
     return isinstance(key, str) and len(key) > 2 and key.startswith("_") and key.endswith("_")
 
 
-def _check_call(node: Mapping[str, Any], place: str, names: Collection[str]) -> None:
+def _check_call(node: Mapping[str, Any], place: str, names: Collection[str], *, named: bool) -> None:
     at = f" at {place}" if place else ""
     odd = [key for key in node if _special(key) and key != _TARGET]
     if odd:
@@ -91,7 +92,7 @@ def _check_call(node: Mapping[str, Any], place: str, names: Collection[str]) -> 
     settings = [key for key in node if key != _TARGET]
     parameters = inspect.signature(found).parameters.values()
     taken = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    for key in settings:
+    for key in settings if named else ():
         if key not in taken:
             close = difflib.get_close_matches(str(key), taken, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(taken) or 'none'}."

@@ -8,6 +8,7 @@ to use them.
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from .build import check
@@ -170,10 +171,18 @@ def _plan(hydra: Hydra, master: DictConfig, many: bool, allow: Sequence[str]) ->
 
 
 def _check_tree(cfg: DictConfig, allow: Sequence[str]) -> None:
-    # Resolved without what is known only while a job runs (its number and folder), which names nothing that is called.
-    tree = OmegaConf.masked_copy(cfg.hydra, [key for key in cfg.hydra if key not in ("help", "hydra_help")])
-    tree._set_parent(cfg)
-    check_hydra(OmegaConf.to_container(tree, resolve=True, throw_on_missing=False), allow)  # type: ignore[arg-type]
+    whole = copy.deepcopy(cfg)
+    with open_dict(whole), read_write(whole):
+        # Known while a job runs only.
+        OmegaConf.update(whole, "hydra.runtime.output_dir", ".")
+        OmegaConf.update(whole, "hydra.job.num", 0)
+        OmegaConf.update(whole, "hydra.job.id", "0")
+    tree: dict[str, Any] = {}
+    for key in whole.hydra:
+        # The texts of its help are no settings, and hold what cannot be resolved.
+        value = None if key in ("help", "hydra_help") else whole.hydra[key]
+        tree[str(key)] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    check_hydra(tree, allow)
 
 
 def _checked(cfg: DictConfig, varied: Sequence[str], allow: Sequence[str]) -> Job:
@@ -193,7 +202,7 @@ def _say_missing(cfg: DictConfig, names: dict[str, str]) -> None:
     weights = f"${{weights.{names['prior']}}}" if OmegaConf.is_missing(cfg.weights, names["prior"]) else None
     for group in (*GROUPS, "engine"):
         for name, value in _leaves(OmegaConf.to_container(cfg[group]), group):
-            if value in ("???", weights):
+            if value is not None and value in ("???", weights):
                 sweep = f", or for a sweep weights.{names['prior']}=FILE" if value == weights else ""
                 raise ValueError(f"The setting {name} is missing: give {name}=VALUE{sweep}.")
 

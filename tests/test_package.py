@@ -17,7 +17,7 @@ SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 def test_the_package_list_equals_the_tree():
     listed = set(SETTINGS["tool"]["setuptools"]["packages"])
-    found = {"invdiff.operators", "invdiff.experiments"}
+    found = {"invdiff.operators", "invdiff.experiments", "invdiff.experiments.conf"}
     for init in (ROOT / "invdiff").rglob("__init__.py"):
         if not {"operators", "experiments"} & set(init.parts):
             found.add(".".join(init.parent.relative_to(ROOT).parts))

@@ -1,0 +1,1 @@
+"""The settings: a package so that Hydra finds them as pkg://invdiff.experiments.conf."""
