@@ -176,8 +176,9 @@ def _scores(name: str, draws: Tensor, truth: Tensor, settings: _Settings) -> dic
     add(RANDOM_POINT, distances(draws, point), distances(truth[None], point)[0])
     if len(draws) > 2:
         chosen = int(torch.randint(len(draws), (), generator=generator))
-        others = torch.cat([draws[:chosen], draws[chosen + 1 :]])
-        add(ANOTHER_DRAW, distances(others, draws[chosen]), distances(truth[None], draws[chosen])[0])
+        apart = distances(draws, draws[chosen])
+        others = torch.cat([apart[:chosen], apart[chosen + 1 :]])
+        add(ANOTHER_DRAW, others, distances(truth[None], draws[chosen])[0])
     for quantity, functional in settings.functionals.items():
         values = torch.cat([_apply(functional, part, quantity) for part in draws.split(16)])
         add(quantity, values, _apply(functional, truth[None].to(draws), quantity)[0])

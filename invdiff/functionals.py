@@ -61,7 +61,7 @@ class WaveletBand:
         _check(x, 2**self.level, f"Level {self.level} of the wavelet transform")
         height, width = (side // 2**self.level * 2 for side in x.shape[-2:])
         half = 2 ** (self.level - 1)
-        squares = half * avg_pool2d(x, half)[..., :height, :width]
+        squares = (x if half == 1 else half * avg_pool2d(x, half))[..., :height, :width]
         left, right = squares[..., 0::2], squares[..., 1::2]
         across, along = left - right, left + right
         details = [along[..., 0::2, :] - along[..., 1::2, :]]

@@ -16,6 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -95,7 +96,7 @@ def fair_crps(draws: Tensor, truth: Tensor) -> Tensor:
     >>> fair_crps(torch.tensor([[1.0], [3.0]]), torch.tensor([0.0]))
     tensor([1.], dtype=torch.float64)
     """
-    return _fair(_errors(draws, truth).sort(0).values)
+    return _fair(_sorted(_errors(draws, truth)))
 
 
 def pit(draws: Tensor, truth: Tensor, generator: torch.Generator) -> Tensor:
@@ -145,7 +146,7 @@ def score(draws: Tensor, truth: Tensor, levels: Sequence[float], bins: int, gene
     for first in range(0, truth.numel(), width):
         part = slice(first, first + width)
         errors = _errors(draws[:, part], truth[part])
-        ordered = errors.sort(0).values
+        ordered = _sorted(errors)
         for i, level in enumerate(levels):
             low, high = at_positions(ordered, [(1 - level) / 2, (1 + level) / 2])
             inside[i] += ((low <= 0) & (high >= 0)).sum()
@@ -169,6 +170,11 @@ def _errors(draws: Tensor, truth: Tensor) -> Tensor:
     if len(draws) < 2:
         raise ValueError(f"There are {len(draws)} draws: scores of a spread need at least 2.")
     return draws.detach().cpu().double() - truth.detach().cpu().double()
+
+
+def _sorted(errors: Tensor) -> Tensor:
+    # Along the first axis numpy is ten times as quick as torch, which goes through it a column at a time.
+    return torch.from_numpy(np.sort(errors.numpy(), axis=0))
 
 
 def _fair(ordered: Tensor) -> Tensor:
