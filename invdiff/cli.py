@@ -315,6 +315,16 @@ def report(
     write(run, **given, operator_options=_operator_options(context))
 
 
+@app.command()
+def cite(
+    names: Annotated[list[str] | None, typer.Argument(help="Solvers and priors of `invdiff list`.")] = None,
+) -> None:
+    """Print the BibTeX of the papers behind solvers and priors; without a name, list what each cites."""
+    from .cite import bibtex, listing
+
+    print(bibtex(names) if names else listing())
+
+
 @app.command("list")
 def list_names(
     families: Annotated[
