@@ -227,7 +227,7 @@ class _Tiff:
                 tag, kind, count = struct.unpack_from(form, data, start)
                 self.entries.append((tag, kind, count, data[start + step - self.offset_width : start + step]))
             (self.following,) = struct.unpack_from(self.order + self.offset, data, at + number * step)
-        except struct.error as error:
+        except (struct.error, OverflowError) as error:  # counts and places may be anything
             raise ValueError("it is cut short") from error
 
 

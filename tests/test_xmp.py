@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
@@ -174,3 +175,27 @@ def test_jpeg_says_how_much_it_holds():
     assert xmp.extract(xmp.insert(FILES["jpeg"], bytes(65504))) == bytes(65504)
     with pytest.raises(ValueError, match="its XMP would have 65505 bytes, and JPEG holds 65504"):
         xmp.insert(FILES["jpeg"], bytes(65505))
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(sorted(FILES)), st.lists(st.tuples(st.integers(0, 300), st.integers(0, 255)), min_size=1))
+def test_damage_is_refused_and_nothing_worse(name, damage):
+    data = bytearray(xmp.insert(FILES[name], PACKET))
+    start = struct.unpack_from("<Q", data, 8)[0] if name == "bigtiff" else 0  # its directory stands at the end
+    for place, value in damage:
+        data[(start + place) % len(data)] = value
+    with contextlib.suppress(ValueError):
+        xmp.properties(xmp.extract(bytes(data)) or PACKET)
+    with contextlib.suppress(ValueError):
+        assert xmp.insert(bytes(data), PACKET) != data
+
+
+def test_a_count_of_entries_beyond_the_file_is_refused():
+    data = bytearray(FILES["bigtiff"])
+    (place,) = struct.unpack_from("<Q", data, 8)
+    data[place : place + 8] = b"\xff" * 8
+    with pytest.raises(ValueError, match="it is cut short"):
+        xmp.extract(bytes(data))
+    data[8:16] = b"\xff" * 8
+    with pytest.raises(ValueError, match="it is cut short"):
+        xmp.extract(bytes(data))
