@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from . import commands
+from .montecarlo import parse_draws
 from .options import OPTION_NAMES
 
 __all__ = ["app", "main"]
@@ -69,7 +70,14 @@ def restore(
     solver: Annotated[
         str | None, _option("--solver", help="A solver of `invdiff list`; if left out kps with 30 steps.")
     ] = None,
-    draws: Annotated[int, _option("--draws", help="Number of draws; point solvers make one.")] = 16,
+    draws: Annotated[
+        str, _option("--draws", help="Number of draws, or auto: as many as --tolerance needs; point solvers make one.")
+    ] = "16",
+    tolerance: Annotated[
+        float | None, _option("--tolerance", help="auto: error of mean and std at which to stop (default 0.005).")
+    ] = None,
+    min_draws: Annotated[int | None, _option("--min-draws", help="auto: at least so many (default 19).")] = None,
+    max_draws: Annotated[int | None, _option("--max-draws", help="auto: at most so many (default 256).")] = None,
     seed: Seed = 0,
     simulate: Annotated[
         bool, _option("--simulate", help="IMAGE is clean: degrade it, restore that, and compare.")
@@ -133,7 +141,12 @@ def restore(
         out=out,
         prior=prior,
         solver=solver,
-        draws=draws,
+        draws={
+            "draws": parse_draws(draws),
+            "tolerance": tolerance,
+            "min_draws": min_draws,
+            "max_draws": max_draws,
+        },
         seed=seed,
         simulate=simulate,
         truth=truth,

@@ -46,7 +46,7 @@ def restore(
     out: Path,
     prior: str,
     solver: str | None,
-    draws: int,
+    draws: Mapping[str, Any],
     seed: int,
     simulate: bool,
     truth: Path | None,
@@ -64,7 +64,10 @@ def restore(
     data_range: float | None,
     command: Sequence[str],
 ) -> None:
-    """Restore an image file into a folder; see `invdiff.restoration.restore` for what is computed."""
+    """Restore an image file into a folder; see `invdiff.restoration.restore` for what is computed.
+
+    `draws` is all that it takes on their number: draws, tolerance, min_draws, max_draws.
+    """
     began = time.monotonic()
     own = parse_settings(settings)
     signer = signer_of(*sign)
@@ -82,7 +85,7 @@ def restore(
         engine = Dask(workers=workers)
     if store is not None and out.resolve() in (store.resolve(), *store.resolve().parents):
         raise ValueError(f"--store {store} lies in --out {out}, which is written at the end: keep the draws elsewhere.")
-    with _kept_draws(store, draws), output_folder(out, overwrite=overwrite) as stage:
+    with _kept_draws(store, draws["draws"]), output_folder(out, overwrite=overwrite) as stage:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Interrupted")  # said once, by _kept_draws
             result = restore_array(
@@ -91,7 +94,7 @@ def restore(
                 sigma=sigma,
                 prior=slot,
                 solver=chosen,
-                draws=draws,
+                **draws,
                 seed=seed,
                 data_range=data_range,
                 device=device,
@@ -131,7 +134,7 @@ def restore(
 
 
 @contextmanager
-def _kept_draws(store: Path | None, draws: int) -> Iterator[None]:
+def _kept_draws(store: Path | None, draws: int | str) -> Iterator[None]:
     """On Ctrl-C, say which draws a folder keeps; without one nothing is kept."""
     try:
         yield
@@ -142,8 +145,9 @@ def _kept_draws(store: Path | None, draws: int) -> Iterator[None]:
 
         stored = Stored(store)
         size = stored.attributes["settings"]["micro_batch"]
+        done = f"{stored.finished}" if isinstance(draws, str) else f"{min(stored.finished, draws)} of {draws}"
         raise Interrupted(
-            f"{min(stored.finished, draws)} of {draws} draws are finished and kept in {store}; run it again to go on. "
+            f"{done} draws are finished and kept in {store}; run it again to go on. "
             f"They are kept in micro-batches of {size}; --micro-batch 1 keeps every one, and takes longer."
         ) from None
 
@@ -340,6 +344,9 @@ def _print_result(result: Restoration, out: Path) -> None:
         table.add_row("residual", f"{chi2['rms']:.3g} rms")
     if "mean_std" in metrics:
         table.add_row("mean std", f"{metrics['mean_std']:.4f} ({metrics['label']} of {metrics['draws']} draws)")
+    if "monte_carlo" in metrics:
+        mean, std, more = metrics["monte_carlo"].values()
+        table.add_row("Monte Carlo error", f"mean {mean:.4f}, std {std:.4f} ({more} more draws halve both)")
     if metrics.get("spread_ratio") is not None:
         table.add_row("spread / error", f"{metrics['spread_ratio']:.2f} (1 where the spread is honest)")
     table.add_row("time", f"{record['seconds']:.1f} s, {record['nfe']} denoiser calls a draw")

@@ -21,14 +21,24 @@ import numbers
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .posterior import Posterior
 
-__all__ = ["Auto", "StandardErrors", "Watch", "auto_of", "figures", "more_to_halve", "say_reached", "standard_errors"]
+__all__ = [
+    "Auto",
+    "StandardErrors",
+    "Watch",
+    "auto_of",
+    "figures",
+    "more_to_halve",
+    "parse_draws",
+    "say_reached",
+    "standard_errors",
+]
 
 
 class StandardErrors(NamedTuple):
@@ -150,6 +160,23 @@ def auto_of(
         name = {"tolerance": "tolerance", "minimum": "min_draws", "maximum": "max_draws"}[next(iter(given))]
         raise ValueError(f"{name} is given with draws={draws}: it belongs to draws='auto'; leave one of them out.")
     return int(draws), None
+
+
+def parse_draws(word: str) -> int | Literal["auto"]:
+    """A number of draws as it is written on the command line.
+
+    Raises:
+        ValueError: neither a whole number nor "auto".
+
+    >>> parse_draws("auto"), parse_draws("16")
+    ('auto', 16)
+    """
+    if word == "auto":
+        return "auto"
+    try:
+        return int(word)
+    except ValueError:
+        raise ValueError(f"--draws is {word!r}: expected a whole number from 1 on, or auto.") from None
 
 
 class Watch:
