@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invdiff import sample
+from invdiff import record, sample
 from invdiff.images import write_image
 from invdiff.priors import Prior
-from invdiff.provenance import describe
+from invdiff.provenance import Provenance, describe, is_generative, software
 from invdiff.solvers import Heun
 
 from .validate import _noise
@@ -43,7 +43,9 @@ def denoised_sheet(prior: Prior, images: Tensor, path: Path) -> None:
         for sigma in levels:
             noisy = images + sigma * noise
             columns += [noisy, prior(noisy, sigma)]
-    write_image(path, tile(torch.stack(columns, 1).flatten(0, 1), len(columns)))
+    source = "compositeSynthetic" if is_generative(record.describe(prior), drawn=False) else "composite"
+    said = Provenance(content="images, noisy images and their estimates", source=source, software=software())
+    write_image(path, tile(torch.stack(columns, 1).flatten(0, 1), len(columns)), provenance=said)
 
 
 def generated_sheet(prior: Prior, shape: tuple[int, int, int], count: int, path: Path, steps: int = 18) -> None:

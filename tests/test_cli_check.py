@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from invdiff import solvers
+from invdiff import provenance, solvers
 from invdiff.cli import main
 from invdiff.exact.check import QUICK
 
@@ -79,6 +79,7 @@ def test_a_class_of_ones_own_with_its_files(folder: Path, capsys: pytest.Capture
     assert main(words) == 0
     out = folder / "out" / "mine"
     assert {path.name for path in out.iterdir()} == {"check.csv", "check.png", "record.json", "verdict.txt"}
+    assert provenance.read(out / "check.png").source == "dataDrivenMedia"
     assert "written to out/mine" in capsys.readouterr().out
     (row,) = csv.DictReader((out / "check.csv").open())
     assert row["problem"] == DENOISE

@@ -15,6 +15,7 @@ from experiments.loop import run
 from experiments.muon import Muon, orthogonal
 from experiments.objective import Diffusion, build, fill_from
 from experiments.settings import SettingsError
+from invdiff import provenance
 from invdiff.priors import as_prior, load, load_natural
 from invdiff.priors.parametrization import input_scale, scalings
 from invdiff.record import weight_hash
@@ -212,6 +213,8 @@ def test_sheets_hold_every_image(folder, settings):
     )
     assert denoised.size == (7 * 18 - 2, 2 * 18 - 2)
     assert generated.size == (2 * 18 - 2, 16)
+    terms = [provenance.read(image.filename).source for image in (denoised, generated)]
+    assert terms == ["compositeSynthetic", "trainedAlgorithmicMedia"]
 
 
 def test_muon_makes_matrices_nearly_orthogonal():
