@@ -214,10 +214,10 @@ class Watch:
 
     @property
     def expected(self) -> int:
-        """About how many draws there will be at the end; the minimum before the errors were looked at."""
+        """About how many draws there will be at the end, a tenth more; the minimum before the errors were looked at."""
         if math.isnan(self.error):
             return self._next
-        return min(math.ceil(self.count * (self.error / self.auto.tolerance) ** 2), self.auto.maximum)
+        return min(math.ceil(1.1 * self.count * (self.error / self.auto.tolerance) ** 2), self.auto.maximum)
 
     def record(self) -> dict[str, Any]:
         """What was asked for and what was reached, ready for JSON."""

@@ -281,7 +281,7 @@ def _enough(watch: Watch, draws: Tensor, bar: Progress) -> bool:
     """Show draws, (k, m, *in_shape), to the rule: whether there are enough."""
     found = watch.add(draws)
     if watch.error == watch.error:
-        bar.say(f"error {watch.error:.2g} of {watch.auto.tolerance:g}")
+        bar.say(f"error {watch.error:.3g} of {watch.auto.tolerance:g}")
     return found is not None
 
 
