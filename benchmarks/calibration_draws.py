@@ -124,12 +124,14 @@ def draw(prior: Prior, batch: Sequence[Unit], task: str, solver: str, folder: Pa
         part.replace(path)
 
 
-def missing(everything: Sequence[Unit], folder: Path, at_a_time: int) -> Iterator[tuple[list[Unit], str, str]]:
-    """What is still to be drawn: crops with task and solver."""
+def missing(
+    everything: Sequence[Unit], names: Sequence[str], folder: Path, at_a_time: int
+) -> Iterator[tuple[list[Unit], str, str]]:
+    """What is still to be drawn with the solvers of these names: crops with task and solver."""
     for first in range(0, len(everything), at_a_time):
         part = everything[first : first + at_a_time]
         for task in TASKS:
-            for solver in SOLVERS:
+            for solver in names:
                 todo = [unit for unit in part if not ensemble(folder, unit, task, solver).exists()]
                 if todo:
                     yield todo, task, solver
@@ -139,13 +141,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=FOLDER, help="that keeps the draws")
     parser.add_argument("--images", type=int, help="stop after so many; all of them if left out")
+    parser.add_argument("--solvers", nargs="*", default=list(SOLVERS), choices=SOLVERS, metavar="NAME")
     parser.add_argument("--at-a-time", type=int, default=4, help="images in one batch")
     settings = parser.parse_args(argv)
     if not os.environ.get("INVDIFF_DATA"):
         raise SystemExit("INVDIFF_DATA is not set: expected the folder that holds train_natural/ and test/.")
     prior = priors.load("natural")
     everything = units(Path(os.environ["INVDIFF_DATA"]))[: settings.images]
-    for batch, task, solver in missing(everything, settings.folder, settings.at_a_time):
+    for batch, task, solver in missing(everything, settings.solvers, settings.folder, settings.at_a_time):
         draw(prior, batch, task, solver, settings.folder)
         print(task, solver, *(unit.name for unit in batch), flush=True)
 
