@@ -17,6 +17,7 @@ from skimage import data
 from torch import Tensor
 
 from invdiff import Likelihood, Restoration, restore
+from invdiff.html import write_report
 from invdiff.metrics import psnr
 from invdiff.noise import GaussianNoise
 from invdiff.plots import gallery
@@ -30,6 +31,8 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "70 % missing": ("mask", {"keep": 0.3}),
     "gray": ("gray", {}),
 }
+# The one whose draws differ most, by eye.
+REPORTED = "4x reduction"
 
 
 def photograph() -> np.ndarray:
@@ -100,6 +103,9 @@ def run(out: Path, draws: int, overwrite: bool) -> None:
             rows.append((task, result))
             console.print(f"{task}: {figures['psnr']:.2f} dB in {seconds:.0f} s")
         gallery(rows).savefig(folder / "demo.png")
+        shown = dict(rows)[REPORTED]
+        title = f"A photograph from a {REPORTED.replace('x', '×')}"
+        write_report(folder / "report.html", shown.posterior, title=title)
         embed(folder / "demo.png", dataclasses.replace(describe(result.posterior, "figure"), operator=None))
         write_json(folder / "metrics.json", summary)
         write_json(folder / "record.json", {"command": "python -m experiments.demo", "draws": draws, "sigma": SIGMA})
@@ -111,7 +117,9 @@ def run(out: Path, draws: int, overwrite: bool) -> None:
     )
     console.print(
         f"Pictures: {out / 'demo.png'}, and one folder a task beside it. Draws: {ensembles}, for "
-        "invdiff.Posterior.load(...) or xarray.open_datatree(...)."
+        "invdiff.Posterior.load(...) or xarray.open_datatree(...).\n"
+        f"Draw by draw, pixel by pixel, in a browser: {out / 'report.html'}; of the others, `invdiff report "
+        f"{ensembles / 'blur.zarr'}`."
     )
 
 

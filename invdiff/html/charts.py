@@ -79,12 +79,12 @@ def rank_chart(bars: Sequence[float]) -> str:
 
 
 def percent(share: float, digits: int = 0) -> str:
-    """A share in words.
+    """A share in words, which stay on one line.
 
     >>> percent(0.5)
-    '50 %'
+    '50\\xa0%'
     """
-    return f"{100 * share:.{digits}f} %"
+    return f"{100 * share:.{digits}f}\xa0%"
 
 
 def _frame(title: str) -> str:

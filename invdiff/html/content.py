@@ -118,7 +118,7 @@ def assemble(
     pictured = y if y is not None and y.ndim == 3 and y.shape[0] in (1, 3) else None
     align = _factor(pictured, shape)
     # The rest is for the reduced pictures and the page itself.
-    strip = encode_draws(drawn, std, scale, int(0.65 * limit), align)
+    strip = encode_draws(drawn, std, scale, int(0.75 * limit), align)
     window = strip.window
     whole = window.whole(shape)
     look = _Look(mean, truth, pictured, maps, scale, top)
@@ -154,7 +154,7 @@ def assemble(
         None if whole else window,
         found | {"restored": "point estimate" if drawn.point else "mean", "label": worth.label},
         scores,
-        probe_words(strip, spread),
+        probe_words(strip, spread, truth is not None),
         notes,
     )
 

@@ -12,14 +12,14 @@ from .pictures import Range, Strip
 __all__ = ["notes_of", "probe_words"]
 
 
-def probe_words(strip: Strip, spread: bool) -> str:
+def probe_words(strip: Strip, spread: bool, truth: bool) -> str:
     """What the probe shows."""
     if not spread:
         return "Values are read from pictures of 8 bits."
-    return (
-        f"Bars: the {len(strip.uris)} draws on this page, in steps of 1/255. Line: their mean. Below: the central "
-        "90 % interval, from 19 draws on. Triangle: the truth, where it is known."
-    )
+    words = f"Bars: the {len(strip.uris)} draws on this page, in steps of 1/255. Line: their mean."
+    if len(strip.uris) >= 19:
+        words += " Below: the central 90 % interval."
+    return words + (" Triangle: the truth." if truth else "")
 
 
 def notes_of(

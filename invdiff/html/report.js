@@ -110,6 +110,7 @@
   function layOut() {
     stage.style.width = "";
     stage.classList.toggle("smooth", !fit(stage, width, Math.min(stage.parentElement.clientWidth, 640)));
+    stage.parentElement.style.setProperty("--stage", `${stage.clientWidth}px`);
     // All pictures as wide as the mean, so that they can be compared.
     const frames = [...document.querySelectorAll(".sheet .picture")];
     for (const frame of frames) frame.style.width = "";

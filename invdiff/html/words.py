@@ -76,7 +76,7 @@ def figure_rows(figures: Mapping[str, Any], scores: Scores | None) -> list[Row]:
     if scores is not None:
         rows.append(("CRPS", f"{scores.crps:.4f}", "in image units; the smaller, the better"))
         pairs = zip(LEVELS, scores.coverage, strict=True)
-        found = [f"{percent(found, 1)} at {percent(level)}" for level, found in pairs if not math.isnan(found)]
+        found = [f"{percent(found, 1)}\xa0at\xa0{percent(level)}" for level, found in pairs if not math.isnan(found)]
         if found:
             rows.append(("Coverage", ", ".join(found), "values of this one image inside their central interval"))
     if figures.get("mean_error") is not None:
