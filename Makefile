@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo train-demo natural test lint posterior clean
+.PHONY: demo train-demo natural test lint docs posterior clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m experiments.demo
@@ -24,15 +24,19 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy invdiff
 
+# The documentation site, into site/; a warning is an error.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 posterior: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.posterior
 
 # Made anew whenever the dependencies change, and only then.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[dev,docs]"
 	touch $@
 
 # All that the commands above make again by themselves; runs/ stays, as it holds hours of training.
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo_out
+	rm -rf $(VENV) build dist site *.egg-info demo_out

@@ -1,0 +1,95 @@
+"""Pages of the site that are made from other files: README.md, the examples, the API, the laboratory's results."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parent.parent
+GUIDES = ["solvers", "kps", "ensembles", "samplers", "large", "checkpoints", "training", "natural", "own_solver"]
+# Module -> the names to show, or none for all that it exports.
+API: dict[str, tuple[str, ...]] = {
+    "invdiff": ("Likelihood", "Posterior", "Restoration", "restore", "sample"),
+    "invdiff.operators": (),
+    "invdiff.operators.checks": (),
+    "invdiff.noise": (),
+    "invdiff.priors": (),
+    "invdiff.solvers": (),
+    "invdiff.exact": (),
+    "invdiff.calibration": (),
+    "invdiff.metrics": (),
+    "invdiff.plots": (),
+    "invdiff.images": (),
+    "invdiff.export": (),
+    "invdiff.distributed": (),
+    "invdiff.evidence": (),
+}
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """The navigation: guides in an order worth reading, others after them, so that none is left out."""
+    rest = sorted({path.stem for path in (ROOT / "docs").glob("*.md")} - set(GUIDES))
+    config.nav = [
+        {"Home": "index.md"},
+        {"Guides": [f"{name}.md" for name in [*GUIDES, *rest]]},
+        {"Examples": [f"examples/{path.stem}.md" for path in programs()]},
+        {"API": [{module: f"api/{module}.md"} for module in API]},
+        {"Results": "results.md"},
+    ]
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that are made, and the tables of the laboratory."""
+    made = {"index.md": home((ROOT / "README.md").read_text(encoding="utf-8")), "results.md": results()}
+    made |= {f"examples/{path.stem}.md": example(path) for path in programs()}
+    made |= {f"api/{module}.md": api(module) for module in API}
+    for uri, content in made.items():
+        files.append(File.generated(config, uri, content=content))
+    for path in tables():
+        files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
+    return files
+
+
+def programs() -> list[Path]:
+    return sorted((ROOT / "docs" / "examples").glob("*.py"))
+
+
+def tables() -> list[Path]:
+    return sorted((ROOT / "benchmarks" / "results").glob("*.csv"))
+
+
+def home(readme: str) -> str:
+    """README.md with its links as seen from docs/."""
+    linked = re.sub(r"\]\(docs/examples/(\w+)\.py\)", r"](examples/\1.md)", readme)
+    linked = re.sub(r"\]\(docs/(\S+?)\)", r"](\1)", linked)
+    linked = re.sub(r"\]\(benchmarks/results/(\S+?)\)", r"](results/\1)", linked)
+    return re.sub(r"\[([^]]+)\]\((?:LICENSE|CITATION\.cff)\)", r"\1", linked)
+
+
+def example(path: Path) -> str:
+    """A program with its docstring as text."""
+    source = path.read_text(encoding="utf-8")
+    title, _, text = (ast.get_docstring(ast.parse(source)) or "").partition("\n")
+    code = source.split('"""', 2)[2].lstrip()
+    picture = path.with_suffix(".png")
+    shown = f"\n![What it draws]({picture.name})\n" if picture.exists() else ""
+    return f"# {title.rstrip('.')}\n{text}\n\n[{path.name}]({path.name})\n\n```python\n{code}```\n{shown}"
+
+
+def api(module: str) -> str:
+    names = "".join(f"        - {name}\n" for name in API[module])
+    return f"# {module}\n\n::: {module}\n" + (f"    options:\n      members:\n{names}" if names else "")
+
+
+def results() -> str:
+    """The list of the tracked tables, with the number of their rows."""
+    lines = ["# Results", "", "The tables behind every figure on these pages, as tracked beside the code.", ""]
+    for path in tables():
+        rows = len(path.read_text(encoding="utf-8").splitlines()) - 1
+        lines.append(f"- [{path.name}](results/{path.name}), {rows} rows")
+    return "\n".join(lines) + "\n"
