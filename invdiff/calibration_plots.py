@@ -55,8 +55,9 @@ def rank_plot(check: Check, quantity: str = PIXELS) -> Figure:
 
 
 def tarp_plot(check: Check) -> Figure:
-    """Draw the expected coverage of TARP: the share of images whose PIT of the distance to a random point is below each
-    credibility; of calibrated draws 95 % of the curves stay inside the gray band throughout (Kolmogorov, Smirnov).
+    """Draw the expected coverage of TARP with its 95 % interval over images: the share of images whose PIT of the
+    distance to a random point is below each credibility; of calibrated draws 95 % of the curves stay inside the gray
+    band throughout (Kolmogorov, Smirnov).
 
     Args:
         check: what `calibration.check` gave.
@@ -149,6 +150,9 @@ def _tarp(axes: Axes, check: Check) -> None:
     ends = [0.0, half, 1 - half, 1.0]
     low, high = [max(0.0, a - half) for a in ends], [min(1.0, a + half) for a in ends]
     axes.fill_between(ends, low, high, color=_BAND, alpha=0.6, linewidth=0)
+    grid = [k / 40 for k in range(41)]
+    found = check.expected_coverage(grid)
+    axes.fill_between(grid, [e.low for e in found], [e.high for e in found], color=_LINE, alpha=0.2, linewidth=0)
     steps = [k / count for k in range(count + 1)]
     axes.step([0.0, *values, 1.0], [*steps, 1.0], where="post", color=_LINE, linewidth=1.6)
     _square(axes, "credibility", "expected coverage")

@@ -149,6 +149,17 @@ class Check:
         """The PIT of the distance to a random point, one of each posterior in order of size; see `check`."""
         return torch.tensor([s.centre for s in self.scores(RANDOM_POINT)], dtype=torch.float64).sort().values
 
+    def expected_coverage(self, credibility: Sequence[float]) -> list[Estimate]:
+        """The TARP curve: the share of images whose PIT of the distance to a random point is at most each credibility.
+
+        Lemos et al. 2023 (see `check`); of calibrated draws it is the credibility itself.
+
+        Args:
+            credibility: numbers in [0, 1].
+        """
+        shares = self._figures(RANDOM_POINT, lambda s: [float(s.centre <= level) for level in credibility])
+        return [estimate(shares[:, [i]], self.seed) for i in range(len(credibility))]
+
     def _having(self, quantity: str) -> list[Image]:
         if quantity not in self.quantities:
             raise KeyError(f"quantity is {quantity!r}: expected one of {', '.join(map(repr, self.quantities))}.")
@@ -232,9 +243,18 @@ class Check:
             "seed": self.seed,
             "left_out": list(self.left_out),
             "table": self.table(),
+            "tarp": self._tarp_rows(),
             "images": [dataclasses.asdict(image) for image in self.images],
         }
         return _plain(out)
+
+    def _tarp_rows(self) -> list[dict[str, float]]:
+        levels = [k / 10 for k in range(1, 10)] if self.images else []
+        found = self.expected_coverage(levels) if levels else []
+        return [
+            {"credibility": level, "coverage": e.value, "coverage_low": e.low, "coverage_high": e.high}
+            for level, e in zip(levels, found, strict=True)
+        ]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the record as JSON, whole or not at all.

@@ -124,8 +124,17 @@ def test_tarp_is_the_rank_of_the_truths_distance_from_a_random_point() -> None:
         u = found.images[i].quantities[RANDOM_POINT].centre
         assert nearer <= u * (DRAWS + 1) <= nearer + 1
     curve = [np.mean(np.array(shares) < level) for level in np.linspace(0, 1, 21)]
-    ours = [(found.tarp <= level).double().mean().item() for level in np.linspace(0, 1, 21)]
+    estimates = found.expected_coverage(list(np.linspace(0, 1, 21)))
+    ours = [e.value for e in estimates]
     np.testing.assert_allclose(ours, curve, atol=0.06)
+    np.testing.assert_allclose(ours, [(found.tarp <= level).double().mean() for level in np.linspace(0, 1, 21)])
+    for level, e in zip(np.linspace(0, 1, 21)[1:-1], estimates[1:-1], strict=True):
+        error = math.sqrt(e.value * (1 - e.value) / IMAGES)
+        assert e.high - e.low == pytest.approx(2 * 1.96 * error, rel=0.25)
+        assert holds(e, level)
+    rows = found.record()["tarp"]
+    assert [row["credibility"] for row in rows] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    assert rows[4]["coverage_low"] < rows[4]["coverage"] < rows[4]["coverage_high"]
 
 
 def test_tarp_sees_what_coverage_cannot() -> None:
