@@ -57,7 +57,7 @@ def test_an_alias_is_refused_by_what_it_is(alias):
     # The alias leads there, so that a check of the name alone could let it pass.
     root = {"deepinv": deepinv, "invdiff": invdiff}[alias.partition(".")[0]]
     assert functools.reduce(getattr, alias.split(".")[1:], root) is torch.load
-    with pytest.raises(RefusedError, match="which is torch.serialization:load"):
+    with pytest.raises(RefusedError, match=r"which is torch\.serialization:load"):
         build({"_target_": alias, "f": "weights.pt"})
 
 

@@ -69,12 +69,12 @@ def test_a_swept_name_is_checked_too(tmp_path):
         ("+hydra.hydra_logging.handlers.x={class:logging.StreamHandler,stream:'ext://os.environ'}", "ext://os.environ"),
         ("+hydra.hydra_logging.handlers.x={class:logging.StreamHandler,stream:'cfg://a'}", "cfg://a"),
         (
-            "+hydra.job_logging.handlers.x={class:logging.FileHandler,filename:/tmp/a.log}",
+            "+hydra.job_logging.handlers.x={class:logging.FileHandler,filename:/a.log}",
             "ends in .log, in this folder",
         ),
         ("+hydra.job_logging.handlers.x={class:logging.FileHandler,filename:../a.log}", "ends in .log, in this folder"),
         ("+hydra.job_logging.handlers.x={class:logging.FileHandler,filename:.bashrc}", "ends in .log, in this folder"),
-        ("+hydra.job.env_set.LD_PRELOAD=/tmp/x.so", r"--allow hydra\.job\.env_set"),
+        ("+hydra.job.env_set.LD_PRELOAD=x.so", r"--allow hydra\.job\.env_set"),
         ("+hydra.launcher.setup=[evil]", r"--allow hydra\.launcher\.setup"),
         ("+hydra.launcher.python=evil", r"--allow hydra\.launcher\.python"),
         ("hydra.searchpath=[pkg://intruder]", "--allow PACKAGE"),
@@ -145,7 +145,7 @@ def test_what_is_allowed_of_hydra(tmp_path):
 
 def test_nothing_runs_when_a_setting_is_refused(tmp_path, capsys):
     before = list(logging.getLogger().handlers)
-    word = "+hydra.job_logging={version:1,handlers:{x:{class:logging.FileHandler,filename:/tmp/a.log}}}"
+    word = "+hydra.job_logging={version:1,handlers:{x:{class:logging.FileHandler,filename:/a.log}}}"
     assert main([*QUICK, f"out={tmp_path}/out", word]) == 2
     assert main([*QUICK, f"out={tmp_path}/out", "solver._target_=torch.load"]) == 2
     said = capsys.readouterr().err
