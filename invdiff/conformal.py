@@ -56,9 +56,9 @@ def calibrate(
     """Find the scale of the spread at which intervals of a level hold on new images; see the module for the promises.
 
     Images are the units that must be exchangeable with the one to come: photographs of the kind it will be used on, one
-    crop of each. Several measurements or crops of one image are one unit, whose risk is their mean; `groups` says which
-    belong together. Posteriors are gone through one after another, and of each value 4 bytes are kept: 200 MB for 300
-    colour images of 236 x 236.
+    crop of each. Several measurements of one truth are one unit, whose risk is their mean, and so are crops of one
+    image, for which `groups` says which belong together. Posteriors are gone through one after another, and of each
+    value 4 bytes are kept: 200 MB for 300 colour images of 236 x 236.
 
     Args:
         posteriors: one for each image, made with the same solver, prior, kind of operator, noise and number of draws.
@@ -67,12 +67,13 @@ def calibrate(
         level: of the interval, between 0 and 1.
         delta: for "rcps", the chance that the promise does not hold.
         method: "crc" or "rcps".
-        groups: a label for each posterior, or for one with m truths a list of m: those with the same are one image.
+        groups: a label for each posterior, or for one with m truths a list of m: those with the same are one image. If
+            left out the same truth is the same image.
 
     Raises:
         TypeError: for something else than posteriors.
         ValueError: for point estimates, too few draws or images (with the number that is needed), settings that
-            differ, shapes that do not fit, the same truth twice, or where no scale is enough.
+            differ, shapes that do not fit, one truth in two groups, or where no scale is enough.
 
     >>> noise = torch.randn(2, 20, 30, 8, generator=torch.Generator().manual_seed(0))
     >>> calibrator = calibrate([Posterior(0.1 * noise[0], {"batched": True})], [0.2 * noise[1, 0]])
@@ -89,13 +90,13 @@ def calibrate(
         refuse(posterior, f"Posterior {index}: ")
         settings = _agreed(settings, settings_of(posterior.record), index)
         images = _as_images(truth, posterior, index)
-        owners = _owners(label, len(images), index)
-        for owner, image in zip(owners, images, strict=True):
-            digest = hashlib.sha256(image.numpy().tobytes()).hexdigest()
+        digests = [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images]
+        owners = digests if label is None else _owners(label, len(images), index)
+        for owner, digest in zip(owners, digests, strict=True):
             if seen.setdefault(digest, owner) != owner:
                 raise ValueError(
-                    f"Truth {index} is there already: measurements of one image are no further images; give groups=, "
-                    "with the same label for all of one image."
+                    f"Truth {index} is in the groups {seen[digest]!r} and {owner!r}: measurements of one image are no "
+                    "further images; give them the same label."
                 )
         rows = _critical(posterior, images, level, index)
         for owner, row in zip(owners * (len(rows) // len(owners)), rows, strict=True):
@@ -148,8 +149,6 @@ def _as_images(truth: Any, posterior: Posterior, index: int) -> Tensor:
 
 def _owners(label: Any, count: int, index: int) -> list[Hashable]:
     """What each of the images of a posterior belongs to."""
-    if label is None:
-        return [(index, k) for k in range(count)]
     if not isinstance(label, list | tuple | np.ndarray | Tensor):
         return [label] * count
     labels = label.tolist() if isinstance(label, np.ndarray | Tensor) else list(label)

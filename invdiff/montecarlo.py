@@ -1,7 +1,7 @@
 """How far the mean and the spread of K draws are from those of infinitely many, and how many draws are enough.
 
 Of every value there are K independent draws x_k of mean m and variance s^2. Leaving out one at a time (the jackknife:
-Efron, Stein 1981, "The Jackknife Estimate of Variance"; on average it is not too small) gives the standard errors
+Efron, Stein 1981, "The Jackknife Estimate of Variance") gives the standard errors
 
     of m:    s / sqrt(K)
     of s^2:  sqrt(K / (K - 1)) sqrt(sum_k e_k^4 - (sum_k e_k^2)^2 / K) / (K - 2),    e_k = x_k - m
@@ -10,6 +10,9 @@ Efron, Stein 1981, "The Jackknife Estimate of Variance"; on average it is not to
 Of dependent draws the clouds are left out one at a time: m and the mean of e^2 in a cloud take the place of the draws.
 Everything comes from power sums about the first draw, to which draws are added one by one, so that the errors are the
 same bits however draws were split into batches.
+
+Held against the scatter of 200 ensembles of 16 or more Gaussian draws they are right to 2 %; where draws have very
+heavy tails (sinh of normal ones) that of s is too small, by 20 % with 32 draws and 8 % with 256.
 
 The errors fall as 1 / sqrt(K): 3 K more draws halve them. They say nothing of a bias of the sampler or the prior.
 """

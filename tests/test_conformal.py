@@ -151,8 +151,9 @@ def test_measurements_of_one_image_are_one_unit():
     assert calibrate(posteriors, truths, groups=labels).scale == calibrator.scale
     needed = np.stack([_needed(Posterior(both.draws[:, :, j], {}), truth) for j in range(2)])
     assert calibrator.risk == pytest.approx(float((needed > calibrator.scale * 1.00001).mean()), abs=1e-9)
-    with pytest.raises(ValueError, match=r"Truth 1 is there already: .* give groups=, with the same label"):
-        calibrate(posteriors, truths)
+    assert calibrate(posteriors, truths).scale == calibrator.scale, "the same truth is the same image"
+    with pytest.raises(ValueError, match=r"Truth 1 is in the groups 0 and 1: .* give them the same label"):
+        calibrate(posteriors, truths, groups=range(40))
     crops = calibrate([posterior], [truth], groups=[[k // 2 for k in range(20)]])
     assert crops.images == 10
 
