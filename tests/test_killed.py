@@ -57,7 +57,16 @@ def run(path: Path, draws: int = MANY, rest: float = 0.0) -> None:
     likelihood = Likelihood(y, Identity(SHAPE), GaussianNoise(0.1))
     # A draw that is marked before it is there would be a damaged one, and warned of.
     with warnings.catch_warnings(action="error"):
-        sample(DDRM(steps=3), likelihood, Resting(rest), draws=draws, micro_batch=2, store=path, progress=False)
+        sample(
+            DDRM(steps=3),
+            likelihood,
+            Resting(rest),
+            draws=draws,
+            micro_batch=2,
+            store=path,
+            truth=1 - y,
+            progress=False,
+        )
 
 
 def killed(moment: int, work: Callable[[], None]) -> None:

@@ -200,7 +200,7 @@
     const line = document.createElement("tr");
     cells.forEach((words, index) => {
       const cell = document.createElement(index ? tag : "th");
-      cell.scope = tag === "th" ? "col" : index ? "" : "row";
+      if (tag === "th" || !index) cell.scope = tag === "th" ? "col" : "row";
       cell.textContent = words;
       line.append(cell);
     });
@@ -217,7 +217,7 @@
     const range = span(found);
     const plots = spread ? found.map((one, channel) => histogram(one, channel, range, channel === found.length - 1)) : [];
     $("plots").replaceChildren(...plots);
-    const heads = ["", spread ? "mean" : "value", ...(spread ? ["std"] : []), ...(found[0].interval ? ["90 %"] : []), ...(truth ? ["truth"] : [])];
+    const heads = ["channel", spread ? "mean" : "value", ...(spread ? ["std"] : []), ...(found[0].interval ? ["90 %"] : []), ...(truth ? ["truth"] : [])];
     const rows = found.map((one, channel) => [
       CHANNELS[channel],
       digits(one.mean),
@@ -228,7 +228,7 @@
     $("values").tHead.replaceChildren(row(heads, "th"));
     $("values").tBodies[0].replaceChildren(...rows.map((cells) => row(cells)));
     if (say) {
-      const words = rows.map((cells) => cells.map((words, index) => `${heads[index]} ${words}`.trim()).join(", "));
+      const words = rows.map((cells) => cells.map((words, index) => (index ? `${heads[index]} ${words}` : words)).join(", "));
       $("said").textContent = `${$("place").textContent}: ${words.join("; ")}`;
     }
   }
