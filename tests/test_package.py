@@ -89,6 +89,22 @@ def test_the_wheel_holds_invdiff_and_nothing_else(tmp_path):
         cwd=tmp_path,
         env={"PYTHONPATH": str(target), "PATH": "/usr/bin:/bin"},
     )
+    experiment = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "invdiff.experiments.run",
+            "--cfg",
+            "prior=tv",
+            "hydra.searchpath=[pkg://invdiff.experiments.conf]",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(target), "PATH": "/usr/bin:/bin"},
+    )
+    assert "_target_: invdiff.priors.tv.TV" in experiment.stdout, experiment.stderr
+    assert not experiment.stderr
     where, operators, name = run.stdout.split()
     assert Path(where).is_relative_to(target)
     assert Path(operators).is_relative_to(target)

@@ -71,7 +71,7 @@ def test_a_folder(folder):
     assert [picture.name for picture in Folder(str(folder)).load()] == ["a", "b", "c"]
     assert [picture.name for picture in Folder(str(folder), limit=2).load()] == ["a", "b"]
     assert [picture.name for picture in Folder(str(folder), images=("c", "a.png")).load()] == ["c", "a"]
-    with pytest.raises(ValueError, match="data.images names 'd', which"):
+    with pytest.raises(ValueError, match=r"data\.images names 'd', which"):
         Folder(str(folder), images=("d",)).load()
     with pytest.raises(NotADirectoryError, match="expected a folder of images"):
         Folder(str(folder / "none")).load()
