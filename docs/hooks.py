@@ -19,14 +19,21 @@ API: dict[str, tuple[str, ...]] = {
     "invdiff.noise": (),
     "invdiff.priors": (),
     "invdiff.solvers": (),
-    "invdiff.exact": (),
+    "invdiff.exact.check": ("Report", "check", "load", "run"),
+    "invdiff.exact.problems": ("cells", "problems"),
+    "invdiff.exact.problem": ("ExactPosterior", "Problem"),
+    "invdiff.exact.distances": (),
+    "invdiff.exact.figures": (),
     "invdiff.calibration": (),
+    "invdiff.measured": (),
     "invdiff.metrics": (),
     "invdiff.plots": (),
     "invdiff.images": (),
     "invdiff.export": (),
     "invdiff.distributed": (),
     "invdiff.evidence": (),
+    "invdiff.provenance": (),
+    "invdiff.html": (),
 }
 
 

@@ -66,6 +66,7 @@ def test_the_wheel_holds_invdiff_and_nothing_else(tmp_path):
         "invdiff/priors/natural.safetensors",
         "invdiff/priors/strength.json",
         "invdiff/py.typed",
+        "invdiff/citations.bib",
         "invdiff/html/report.html",
         "invdiff/html/report.css",
         "invdiff/html/report.js",
