@@ -20,6 +20,7 @@ from invdiff.html import write_report
 from invdiff.images import write_image
 from invdiff.operators import Blur, Identity, gaussian_psf
 from invdiff.priors import GaussianPrior
+from invdiff.provenance import read
 from invdiff.solvers import DDRM
 from tests.report_page import SHAPE, data_of, pixels, run
 
@@ -43,7 +44,7 @@ def test_nothing_is_asked_of_a_network_and_only_its_own_style_and_script_run(com
     text, _, _ = complete
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", text)
     addresses = set(re.findall(r"https?://[^\s\"'<>\\]+", text))
-    assert addresses <= {"http://www.w3.org/2000/svg"}, addresses
+    assert addresses == {"http://www.w3.org/2000/svg"}
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
     assert policy.startswith("default-src 'none'; img-src data:; ")
     for kind in ("style", "script"):
@@ -75,6 +76,20 @@ def test_what_is_known_is_shown_with_alternative_texts(complete):
     (uri,) = re.findall(r'id="sheet-truth" src="([^"]*)"', text)
     expected = (contents.truth * 255).round().movedim(0, -1).numpy()
     np.testing.assert_array_equal(pixels(uri), expected)
+
+
+def test_pictures_carry_what_made_them(complete, tmp_path):
+    text, _, _ = complete
+    sheet = dict(re.findall(r'id="sheet-(\w+)" src="data:image/png;base64,([^"]*)"', text))
+    uris = {"mean": sheet["mean"], "std": sheet["std"], "draw": data_of(text)["draws"][7].partition(",")[2]}
+    found = {}
+    for name, uri in uris.items():
+        (tmp_path / f"{name}.png").write_bytes(base64.b64decode(uri))
+        found[name] = read(tmp_path / f"{name}.png")
+    assert found["draw"].content == "draw 7 of seed 0"
+    assert found["mean"].content == "mean of 24 draws"
+    assert found["mean"].source == found["draw"].source == "compositeWithTrainedAlgorithmicMedia"
+    assert found["std"].calibration == "uncalibrated spread"
 
 
 def test_the_spread_that_nobody_checked_says_so_wherever_it_is_shown(complete):
@@ -226,8 +241,14 @@ def test_what_cannot_be_split_is_said(tmp_path):
     posterior, contents = run(interrupted=True, noise={"name": "GaussianNoise", "sigma": 0.0})
     text = page(tmp_path, posterior, **known(contents))
     assert "The run is not finished: these are the 24 draws that are there so far." in text
-    posterior, contents = run(noise={"name": "PoissonNoise", "gain": 0.01})
-    assert len(data_of(page(tmp_path, posterior, **known(contents)))["layers"]) == 5
+    posterior, contents = run(noise={"name": "mine.Noise"})
+    text = page(tmp_path, posterior, **known(contents))
+    assert "The noise level is not a number that the run keeps: give it with --sigma." in text
+    assert "Residual chi²" not in text
+    given = {name: value[None] if isinstance(value, torch.Tensor) else value for name, value in known(contents).items()}
+    text = page(tmp_path, posterior, sigma=0.1, **given)
+    assert "Residual chi²" in text
+    assert 'class="notes"' not in text
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +16,7 @@ from ..metrics import psnr, spread_over_error
 from ..noise import GaussianNoise, NoiseModel
 from ..operators import Operator
 from ..posterior import Posterior
+from ..provenance import describe
 from ..restoration import figures
 from ..scores import Scores
 from .charts import against_truth
@@ -101,7 +101,8 @@ def assemble(
         raise ValueError("Every draw failed, so that there is nothing to show: see the record for the steps.")
     if given.operator is not None:
         require_same_operator(given.operator, posterior.record.get("operator"))
-    noise = known.noise if sigma is None else GaussianNoise(sigma)
+    if sigma is not None:
+        known = replace(known, noise=GaussianNoise(sigma))
     y, truth, operator = _checked(known, shape)
     spread = not drawn.point and drawn.usable > 1
     worth = drawn if calibrator is None else calibrator(drawn)
@@ -113,7 +114,7 @@ def assemble(
     if truth is not None:
         maps["error"] = rms(mean.clamp(scale.low, scale.high) - truth)
     top = top_of(*maps.values()) if maps else 1.0
-    split, shares = _split(drawn, y, operator, noise, mean, notes) if spread else ({}, {})
+    split, shares = _split(drawn, y, operator, known.noise, mean, notes) if spread else ({}, {})
 
     pictured = y if y is not None and y.ndim == 3 and y.shape[0] in (1, 3) else None
     align = _factor(pictured, shape)
@@ -140,7 +141,8 @@ def assemble(
         "column": column,
     }
     scores = against_truth(worth, truth) if spread and truth is not None else None
-    found = _figures(drawn, y, operator, noise, truth, mean) | shares | (montecarlo.figures(drawn) or {})
+    found = _figures(drawn, y, operator, known.noise, truth, mean) | shares
+    found |= found.get("monte_carlo") or montecarlo.figures(drawn) or {}
     if std is not None:
         found["mean_std"] = float(std.mean())
         if truth is not None:
@@ -192,20 +194,25 @@ def _checked(known: Contents, shape: tuple[int, ...]) -> tuple[Tensor | None, Te
     """Measurement, truth and operator on the CPU, refused where their shapes do not fit."""
     y, truth, operator = known.measurement, known.truth, known.operator
     if truth is not None:
-        truth = truth.detach().cpu().float().reshape(truth.shape[-3:])
+        truth = _single(truth, len(shape))
         if tuple(truth.shape) != shape:
             raise ValueError(f"The truth has shape {tuple(truth.shape)}: expected {shape}, that of a draw.")
     if operator is not None:
         operator = operator.to("cpu")
         if operator.in_shape != shape:
             raise ValueError(f"The operator takes images of {operator.in_shape}: the draws are {shape}.")
-        if y is not None and y.numel() == math.prod(operator.out_shape):
-            y = y.reshape(operator.out_shape)
+        y = None if y is None else _single(y, len(operator.out_shape))
         if y is not None and tuple(y.shape) != operator.out_shape:
             raise ValueError(
                 f"The measurement has shape {tuple(y.shape)}: the operator of the draws measures {operator.out_shape}."
             )
-    return None if y is None else y.detach().cpu().float(), truth, operator
+    return None if y is None else _single(y, 3), truth, operator
+
+
+def _single(value: Tensor, axes: int) -> Tensor:
+    """A tensor on the CPU, without a batch axis of one."""
+    held = value.detach().cpu().float()
+    return held[0] if held.ndim == axes + 1 and len(held) == 1 else held
 
 
 def _striking(std: Tensor | None, window: Window) -> tuple[int, int]:
@@ -250,44 +257,52 @@ class _Look:
         size = (self.mean.shape[-2], self.mean.shape[-1])
         pixels, out = f"{size[1]} × {size[0]} pixels", []
 
-        def add(key: str, name: str, note: str, alt: str, image: Tensor) -> None:
+        def add(key: str, name: str, note: str, alt: str, image: Tensor, what: str | None = None) -> None:
             shape = (image.shape[-2], image.shape[-1])
-            flat = image.ndim == 2
-            uri = heat_map(image, self.top, reduce=reduce) if flat else picture(image, self.scale, reduce=reduce)
+            mark = None if what is None else describe(posterior, what)
+            if image.ndim == 2:
+                uri = heat_map(image, self.top, reduce=reduce, mark=mark)
+            else:
+                uri = picture(image, self.scale, reduce=reduce, mark=mark)
             out.append(Shown(key, name, note, alt, uri, shape, shape == size))
 
         if self.measurement is not None:
             height, width = self.measurement.shape[-2:]
             add("measurement", "Measurement", f"{width} × {height} pixels", "The measurement.", self.measurement)
         if posterior.point:
-            add("mean", "Point estimate", pixels, "The point estimate.", self.mean)
+            add("mean", "Point estimate", pixels, "The point estimate.", self.mean, "restored")
         else:
             note = f"of {posterior.usable} draw{'s' if posterior.usable > 1 else ''}, {pixels}"
-            add("mean", "Mean", note, "The mean of the draws.", self.mean)
+            add("mean", "Mean", note, "The mean of the draws.", self.mean, "restored")
         if "std" in self.maps:
             std, label = self.maps["std"], posterior.label
             alt = f"Map of the standard deviation of the draws, {float(std.mean()):.3f} on average: {label}."
-            add("std", "Standard deviation", label, alt, std)
+            add("std", "Standard deviation", label, alt, std, "std")
         if self.truth is not None:
             add("truth", "Truth", "known here, and not used for the draws", "The true image.", self.truth)
         return out
 
     def layers(self, window: Window, whole: bool) -> list[dict[str, str]]:
         """What the stage shows beside the draws: pictures of the sheet, or their windows."""
-        found: list[tuple[str, str, str | None]] = [("mean", "Mean", picture(window.of(self.mean), self.scale))]
+        out = []
+
+        def add(key: str, name: str, image: Tensor) -> None:
+            if whole and key != "error":
+                out.append({"key": key, "name": name, "of": f"sheet-{key}"})
+                return
+            uri = heat_map(image, self.top) if image.ndim == 2 else picture(image, self.scale)
+            out.append({"key": key, "name": name, "uri": uri})
+
+        add("mean", "Mean", window.of(self.mean))
         if "std" in self.maps:
-            found.append(("std", "Std", heat_map(window.of(self.maps["std"]), self.top)))
-        if self.measurement is not None:
-            part = window.measured(self.measurement, tuple(self.mean.shape))
-            found.append(("measurement", "Measurement", None if part is None else picture(part, self.scale)))
+            add("std", "Std", window.of(self.maps["std"]))
+        part = None if self.measurement is None else window.measured(self.measurement, tuple(self.mean.shape))
+        if part is not None:
+            add("measurement", "Measurement", part)
         if self.truth is not None:
-            found.append(("truth", "Truth", picture(window.of(self.truth), self.scale)))
-            found.append(("error", "Error", heat_map(window.of(self.maps["error"]), self.top)))
-        return [
-            {"key": key, "name": name, **({"of": f"sheet-{key}"} if whole and key != "error" else {"uri": uri})}
-            for key, name, uri in found
-            if uri is not None
-        ]
+            add("truth", "Truth", window.of(self.truth))
+            add("error", "Error", window.of(self.maps["error"]))
+        return out
 
 
 def _split(

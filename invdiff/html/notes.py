@@ -62,4 +62,6 @@ def notes_of(
             "The operator cannot be built from what the run keeps, so that neither agreement with the measurement nor "
             "what was invented is shown: give it with --operator and its options."
         )
+    elif known.noise is None:
+        notes.append("The noise level is not a number that the run keeps: give it with --sigma.")
     return notes

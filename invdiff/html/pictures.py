@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from .. import xmp
 from ..posterior import Posterior
+from ..provenance import Provenance, describe
 
 __all__ = ["Range", "Strip", "Window", "colour_bar", "encode_draws", "gray_map", "heat_map", "picture", "rms", "top_of"]
 
@@ -112,8 +114,8 @@ def encode_draws(posterior: Posterior, std: Tensor | None, scale: Range, budget:
         align: the window's edges are multiples of it.
     """
     height, width = posterior.shape[-2:]
-    first = next(draw for _, draw in posterior.each())
-    each = len(_uri(_png(scale.quantise(first))))
+    number, first = next(posterior.each())
+    each = len(_uri(_png(scale.quantise(first), describe(posterior, number))))
     count = min(posterior.usable, MOST_DRAWS)
     count = max(min(count, FEW_DRAWS), min(count, budget // each - OTHERS))
     share = min(1.0, budget / ((count + OTHERS) * each))
@@ -121,7 +123,7 @@ def encode_draws(posterior: Posterior, std: Tensor | None, scale: Range, budget:
         window = _place(std, height, width, share, align)
         uris, numbers = [], []
         for number, draw in posterior.each():
-            uris.append(_uri(_png(scale.quantise(window.of(draw)))))
+            uris.append(_uri(_png(scale.quantise(window.of(draw)), describe(posterior, number))))
             numbers.append(number)
             if len(uris) == count:
                 break
@@ -143,15 +145,22 @@ def _place(std: Tensor | None, height: int, width: int, share: float, align: int
     return Window(row * align, column * align, rows, columns)
 
 
-def picture(image: Tensor, scale: Range, *, reduce: bool = False) -> str:
-    """An image (C, H, W) as a data URI: PNG, or with `reduce` a JPEG of at most 512 pixels' side."""
-    return _encoded(scale.quantise(image), reduce)
+def picture(image: Tensor, scale: Range, *, reduce: bool = False, mark: Provenance | None = None) -> str:
+    """An image (C, H, W) as a data URI: PNG, or with `reduce` a JPEG of at most 512 pixels' side.
+
+    Args:
+        image: its values.
+        scale: which of them are black and white.
+        reduce: make it smaller.
+        mark: what made it, which the picture then carries as XMP.
+    """
+    return _encoded(scale.quantise(image), reduce, mark)
 
 
-def heat_map(values: Tensor, top: float, *, reduce: bool = False) -> str:
-    """A map (H, W) from 0 to top in the colours of `colour_bar`, as a data URI."""
+def heat_map(values: Tensor, top: float, *, reduce: bool = False, mark: Provenance | None = None) -> str:
+    """A map (H, W) from 0 to top in the colours of `colour_bar`, as a data URI; else as `picture`."""
     index = (values.detach().cpu().double() / top).clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
-    return _encoded(_colours()[index], reduce)
+    return _encoded(_colours()[index], reduce, mark)
 
 
 def gray_map(fraction: Tensor) -> str:
@@ -178,24 +187,28 @@ def top_of(*maps: Tensor) -> float:
     return max(*ends, 1e-4)
 
 
-def _encoded(pixels: Pixels, reduce: bool) -> str:
+def _encoded(pixels: Pixels, reduce: bool, mark: Provenance | None) -> str:
     from PIL import Image
 
     if not reduce:
-        return _uri(_png(pixels))
+        return _uri(_png(pixels, mark))
     image = Image.fromarray(pixels)
     image.thumbnail((REDUCED, REDUCED), Image.Resampling.BOX)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=88)
-    return _uri(buffer.getvalue(), "jpeg")
+    return _uri(_marked(buffer.getvalue(), mark), "jpeg")
 
 
-def _png(pixels: Pixels) -> bytes:
+def _png(pixels: Pixels, mark: Provenance | None = None) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+    return _marked(buffer.getvalue(), mark)
+
+
+def _marked(data: bytes, mark: Provenance | None) -> bytes:
+    return data if mark is None else xmp.insert(data, mark.packet())
 
 
 def _uri(data: bytes, kind: str = "png") -> str:
