@@ -6,7 +6,7 @@ code out of them, and writes nothing.
 
 from __future__ import annotations
 
-__all__ = ["ALLOWED", "HYDRA", "LOGGING", "SHELL", "STREAMS"]
+__all__ = ["ALLOWED", "GUARDED", "HYDRA", "LOGGING", "SHELL", "STREAMS"]
 
 ALLOWED = frozenset(
     {
@@ -76,6 +76,9 @@ ALLOWED = frozenset(
         "invdiff.solvers.tmpd:TMPD",
     }
 )
+
+# Settings of the above that are allowed by name alone, in what they would do.
+GUARDED = {"invdiff.distributed:Dask.address": "which connects to another machine, whose answers are unpickled"}
 
 # What Hydra itself may build: it runs the jobs one after another, or hands them to SLURM.
 HYDRA = frozenset(

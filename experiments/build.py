@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping
 from types import MethodType, ModuleType
 from typing import Any
 
-from .allowed import ALLOWED
+from .allowed import ALLOWED, GUARDED
 
 __all__ = ["RefusedError", "build", "check", "find", "identity"]
 
@@ -59,7 +59,7 @@ def check(tree: Any, allow: Collection[str] = (), *, where: str = "", known: Col
 
     Raises:
         RefusedError: a `_target_` that is not on the list, an option of `hydra.utils.instantiate` beside it
-            (`_args_`, `_partial_`, ...), a setting that the object does not take, or a download.
+            (`_args_`, `_partial_`, ...), a setting that the object does not take or that is guarded, or a download.
     """
     for place, node in _calls(tree, where):
         # Hydra's launchers take what they are given; here a setting is one that a signature names.
@@ -97,6 +97,12 @@ def _check_call(node: Mapping[str, Any], place: str, names: Collection[str], *, 
             close = difflib.get_close_matches(str(key), taken, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(taken) or 'none'}."
             raise RefusedError(f"The configuration{at} gives {target} the setting {key!r}, which it lacks: {hint}")
+    for key in settings:
+        guarded = f"{identity(found)}.{key}"
+        if guarded in GUARDED and node[key] is not None and guarded not in names:
+            raise RefusedError(
+                f"The configuration{at} sets {key}, {GUARDED[guarded]}: to allow it, say --allow {guarded}."
+            )
     if node.get("pretrained") == "download":
         raise RefusedError(f"The configuration{at} asks for a download: give a file of weights that is there.")
 

@@ -36,6 +36,10 @@ def check_hydra(tree: Mapping[str, Any], allow: Collection[str] = ()) -> None:
         _, part, key = name.split(".")
         if (tree.get(part) or {}).get(key) and name not in allow:
             raise RefusedError(f"{name} is set, which a shell or a process would run: to allow it, say --allow {name}.")
+    for where, _, value in _leaves(tree.get("launcher") or {}, "hydra.launcher"):
+        # Each becomes a line of the script that a cluster runs.
+        if isinstance(value, str) and "\n" in value:
+            raise RefusedError(f"{where} has several lines, of which the second would be a command: give one line.")
 
 
 def _check_logging(tree: Mapping[str, Any], place: str, allow: Collection[str]) -> None:

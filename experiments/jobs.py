@@ -244,7 +244,7 @@ class _Group:
         operator = build(_with_shape(settings["operator"], self.shape), allow)
         noise = build(settings["noise"], allow)
         clean = torch.stack([picture.pixels for _, picture in pictures])
-        y = self._measure([index for index, _ in pictures], clean, operator, noise)
+        y = self._measure([picture for _, picture in pictures], clean, operator, noise)
         slot = in_tiles(self.prior, settings["tile"], self.shape)
         if slot.channels is not None and slot.channels != self.shape[0]:
             slot = match_channels(slot, self.shape[0])
@@ -284,9 +284,10 @@ class _Group:
                 write_pictures(self.store.parent / "pictures" / picture.name, own, picture.pixels, y[number])
         return rows, record
 
-    def _measure(self, numbers: Sequence[int], x: Tensor, operator: Any, noise: Any) -> Tensor:
-        """One measurement of each image, its noise a function of the seed and its place in the list alone."""
-        random = MemberRandom(self.job.settings["seed"], [(_NOISE_STREAM, number) for number in numbers])
+    def _measure(self, pictures: Sequence[Picture], x: Tensor, operator: Any, noise: Any) -> Tensor:
+        """One measurement of each image, its noise a function of the seed and the image alone."""
+        streams = [(_NOISE_STREAM, int(picture.sha256[:12], 16)) for picture in pictures]
+        random = MemberRandom(self.job.settings["seed"], streams)
         return noise.sample(operator(x), random) * measured(operator).to(x)
 
 

@@ -112,6 +112,15 @@ def test_a_download_is_refused():
         build({"_target_": "invdiff.priors.adapters.load_deepinv", "name": "DnCNN", "pretrained": "download"})
 
 
+def test_a_guarded_setting_is_allowed_by_its_own_name():
+    pytest.importorskip("distributed", reason="the optional package distributed is not installed")
+    tree = {"_target_": "invdiff.distributed.Dask", "workers": 2, "address": "tcp://elsewhere:8786"}
+    with pytest.raises(RefusedError, match=r"sets address, which connects to another machine"):
+        check(tree)
+    check(tree, allow=["invdiff.distributed:Dask.address"])
+    check({**tree, "address": None})
+
+
 def test_aliases_of_what_is_on_the_list_are_it():
     assert find("invdiff.solvers.DDRM") is DDRM
     assert build({"_target_": "invdiff.solvers.DDRM", "steps": 5}) == DDRM(steps=5)

@@ -39,6 +39,8 @@ def test_jobs_of_a_launcher(tmp_path, monkeypatch, capsys):
 def test_slurm_is_on_the_list_and_its_shell_is_not():
     words = [*WORDS[:-1], "prior=gaussian", "hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu"]
     assert len(compose(words)) == 1
+    with pytest.raises(RefusedError, match=r"hydra\.launcher\.partition has several lines"):
+        compose([*words, "hydra.launcher.partition='gpu\nrm x'"])
     shell = "hydra.launcher.setup=['module load cuda']"
     with pytest.raises(RefusedError, match=r"hydra\.launcher\.setup is set, which a shell or a process would run"):
         compose([*words, shell])
