@@ -70,7 +70,7 @@ def standard_errors(posterior: Posterior) -> StandardErrors:
     >>> draws = torch.randn(400, 99, generator=torch.Generator().manual_seed(0))
     >>> mean_error, std_error = standard_errors(Posterior(draws, {}))
     >>> [f"{value:.2f}" for value in (mean_error.mean() * 400**0.5, std_error.mean() * 800**0.5)]
-    ['1.01', '0.99']
+    ['1.00', '0.99']
     """
     if posterior.point:
         raise ValueError("standard_errors needs draws, and a point estimate has none: use a sampling solver (KPS).")
