@@ -40,7 +40,7 @@ def calibration_words(posterior: Posterior) -> str:
     if posterior.point:
         return "One point estimate: it has no spread, and nothing here says how sure it is."
     if isinstance(note, Mapping) and note.get("guarantee"):
-        return f"{note['guarantee']} Before, it was an {note.get('before', 'uncalibrated spread')}."
+        return f"{note['guarantee']} Before: {note.get('before', 'uncalibrated spread')}."
     if isinstance(note, Mapping):
         return "It was scaled as other settings needed it: nothing is promised here."
     if label.startswith("heuristic"):
