@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = ROOT / "benchmarks" / "README.md"
 GUIDES = ["solvers", "kps", "ensembles", "samplers", "large", "checkpoints", "training", "natural", "own_solver"]
 # Module -> the names to show, or none for all that it exports.
 API: dict[str, tuple[str, ...]] = {
@@ -45,14 +47,16 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         {"Guides": [f"{name}.md" for name in [*GUIDES, *rest]]},
         {"Examples": [f"examples/{path.stem}.md" for path in programs()]},
         {"API": [{module: f"api/{module}.md"} for module in API]},
-        {"Results": "results.md"},
+        {"Results": [*(["benchmarks.md"] if BENCHMARKS.exists() else []), "results.md"]},
     ]
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made, and the tables of the laboratory."""
-    made = {"index.md": home((ROOT / "README.md").read_text(encoding="utf-8")), "results.md": results()}
+    made = {"index.md": seen_from_docs(ROOT / "README.md"), "results.md": results()}
+    if BENCHMARKS.exists():
+        made["benchmarks.md"] = seen_from_docs(BENCHMARKS)
     made |= {f"examples/{path.stem}.md": example(path) for path in programs()}
     made |= {f"api/{module}.md": api(module) for module in API}
     for uri, content in made.items():
@@ -70,12 +74,21 @@ def tables() -> list[Path]:
     return sorted((ROOT / "benchmarks" / "results").glob("*.csv"))
 
 
-def home(readme: str) -> str:
-    """README.md with its links as seen from docs/."""
-    linked = re.sub(r"\]\(docs/examples/(\w+)\.py\)", r"](examples/\1.md)", readme)
-    linked = re.sub(r"\]\(docs/(\S+?)\)", r"](\1)", linked)
-    linked = re.sub(r"\]\(benchmarks/results/(\S+?)\)", r"](results/\1)", linked)
-    return re.sub(r"\[([^]]+)\]\((?:LICENSE|CITATION\.cff)\)", r"\1", linked)
+def seen_from_docs(page: Path) -> str:
+    """A page from outside docs/, its links as seen from there; what the site does not hold stays as text."""
+    places = {"README.md": "index.md", "benchmarks/README.md": "benchmarks.md"}
+    places |= {f"docs/examples/{path.name}": f"examples/{path.stem}.md" for path in programs()}
+    places |= {f"benchmarks/results/{path.name}": f"results/{path.name}" for path in tables()}
+
+    def link(found: re.Match[str]) -> str:
+        text, (path, sign, part) = found[1], found[2].partition("#")
+        if not path or ":" in path:
+            return found[0]
+        target = os.path.relpath(page.parent / path, ROOT)
+        place = places.get(target) or (target.removeprefix("docs/") if target.startswith("docs/") else "")
+        return f"[{text}]({place}{sign}{part})" if place else text
+
+    return re.sub(r"\[([^]]*)\]\(([^)\s]+)\)", link, page.read_text(encoding="utf-8"))
 
 
 def example(path: Path) -> str:

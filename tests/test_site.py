@@ -57,6 +57,12 @@ class Requests(HTMLParser):
         self.asked += [value for name, value in attrs if name in names and value]
 
 
+def test_a_request_is_told_from_a_link() -> None:
+    parser = Requests()
+    parser.feed('<link rel="stylesheet" href="https://a/b.css"><a href="https://c/d">e</a><img src="f.png">')
+    assert parser.asked == ["https://a/b.css", "f.png"]
+
+
 def test_no_page_asks_anybody_else(site: Path) -> None:
     pages = [*site.rglob("*.html")]
     assert len(pages) > 20
@@ -102,9 +108,19 @@ def test_the_readme_is_the_first_page(site: Path) -> None:
     assert "](docs/" not in page
 
 
-def test_links_of_the_readme_are_seen_from_the_pages() -> None:
-    text = "[a](docs/kps.md) [b](benchmarks/results/speed.csv) [c](LICENSE) ![d](docs/demo.png) [e](docs/examples/x.py)"
-    assert hooks.home(text) == "[a](kps.md) [b](results/speed.csv) c ![d](demo.png) [e](examples/x.md)"
+def test_links_of_the_readme_are_seen_from_the_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("docs/examples/x.py", "benchmarks/results/y.csv"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    monkeypatch.setattr(hooks, "ROOT", tmp_path)
+    page = tmp_path / "README.md"
+    page.write_text("[a](docs/kps.md#b) [c](benchmarks/results/y.csv) [d](LICENSE) ![e](docs/e.png) [f](#f)")
+    assert hooks.seen_from_docs(page) == "[a](kps.md#b) [c](results/y.csv) d ![e](e.png) [f](#f)"
+    page.write_text("[a](docs/examples/x.py) [b](https://example.org/b) [c](benchmarks/README.md)")
+    assert hooks.seen_from_docs(page) == "[a](examples/x.md) [b](https://example.org/b) [c](benchmarks.md)"
+    other = tmp_path / "benchmarks" / "README.md"
+    other.write_text("[a](../docs/kps.md) [b](results/y.csv) [c](../README.md) [d](speed.py)")
+    assert hooks.seen_from_docs(other) == "[a](kps.md) [b](results/y.csv) [c](index.md) d"
 
 
 def test_examples_in_docstrings_become_code() -> None:
