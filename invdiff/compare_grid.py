@@ -81,8 +81,10 @@ def picture_table(
     *,
     sides: Sequence[str] = (),
     title: str = "",
+    width: float = PAGE,
+    zoom: float = 1.0,
 ) -> Figure:
-    """Draw pictures in rows and columns at most a page wide and high.
+    """Draw pictures in rows and columns, at most 8.3 inches high.
 
     Args:
         rows: files, the same number in each row; None leaves a cell without a picture.
@@ -90,12 +92,14 @@ def picture_table(
         heads: above the columns.
         sides: left of the rows.
         title: above all.
+        width: at most, inches.
+        zoom: share of each picture's sides that is shown, in its middle.
     """
     line, gap = 0.115, 0.05  # inches: a line of 7 points, and what lies between pictures
     left = 0.2 if sides else gap
     foot = line * max(len(lines) for row in captions for lines in row) + 0.03
-    cell = min(1.3, (PAGE - left) / len(heads) - gap, 8.3 / len(rows) - foot - gap)
-    wrapped = ["\n".join(textwrap.wrap(head, max(8, int(cell / 0.06)))) for head in heads]
+    cell = min(1.3, (width - left) / len(heads) - gap, 8.3 / len(rows) - foot - gap)
+    wrapped = ["\n".join(textwrap.wrap(head, max(8, int(cell / 0.06)), break_long_words=False)) for head in heads]
     top = 0.06 + line * max(text.count("\n") + 1 for text in wrapped) + (0.18 if title else 0.0)
     width, height = left + len(heads) * (cell + gap), top + len(rows) * (cell + foot + gap)
     from matplotlib.figure import Figure
@@ -114,7 +118,7 @@ def picture_table(
             x = left + column * (cell + gap)
             if row == 0:
                 axes.text(x + cell / 2, top - 0.04, wrapped[column], ha="center", va="bottom", fontsize=7)
-            _show(axes, path, x, y, cell)
+            _show(axes, path, (x, y, cell), zoom)
             for place, (text, weight) in enumerate(lines):
                 axes.text(
                     x + cell / 2, y + cell + 0.03 + place * line, text, ha="center", va="top", fontsize=7, weight=weight
@@ -137,14 +141,17 @@ def bold_best(values: Sequence[float | None], form: str, *, lowest: bool = False
     return [("-" if v is None else form.format(v), "bold" if v is not None and v == top else "normal") for v in values]
 
 
-def _show(axes: Axes, path: Path | None, x: float, y: float, cell: float) -> None:
-    """One picture in a square cell; one that is not square keeps its shape."""
+def _show(axes: Axes, path: Path | None, place: tuple[float, float, float], zoom: float) -> None:
+    """One picture in a square cell (left, top, side); one that is not square keeps its shape."""
+    x, y, cell = place
     if path is None:
         axes.text(x + cell / 2, y + cell / 2, "no picture", ha="center", va="center", fontsize=7, color=GREY)
         return
     from .images import read_image
 
     pixels = read_image(path, alpha="white")[0].clamp(0, 1)
+    off = [round(side * (1 - zoom) / 2) for side in pixels.shape[1:]]
+    pixels = pixels[:, off[0] : pixels.shape[1] - off[0], off[1] : pixels.shape[2] - off[1]]
     wide, high = (cell * side / max(pixels.shape[1:]) for side in (pixels.shape[2], pixels.shape[1]))
     x, y = x + (cell - wide) / 2, y + (cell - high) / 2
     shown = pixels.movedim(0, -1) if len(pixels) == 3 else pixels[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -124,7 +125,7 @@ def read_sweep(folder: str | Path) -> Sweep:
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is not a folder: give the folder that the sweep was written to.")
     jobs, remarks = [], []
-    for place in sorted({path.parent for name in ("done.json", *_MARKS) for path in root.rglob(name)}):
+    for place in _places(root):
         path = place.relative_to(root).as_posix()
         if not (place / "done.json").exists():
             remarks.append(f"{path}: {_why_not(place)}")
@@ -144,10 +145,20 @@ def read_sweep(folder: str | Path) -> Sweep:
     return Sweep(root, tuple(unique), (*remarks, *_differing(unique)))
 
 
-# What a job writes before done.json.
-_MARKS = ("failed.json", "protocol.yaml", "figures.csv")
+# What tells a job's folder: the last and the first of what it writes.
+_MARKS = {"done.json", "failed.json", "protocol.yaml", "figures.csv"}
 # Settings that change no figure.
 _FREE = ("device", "engine", "experiment", "in_shape", "out", "pictures", "protocol", "store")
+
+
+def _places(root: Path) -> list[Path]:
+    """The jobs' folders, without a look at their pictures and draws, which may be many files."""
+    found = []
+    for folder, inner, files in os.walk(root):
+        inner[:] = [name for name in inner if name != "pictures" and not name.endswith(".zarr")]
+        if _MARKS.intersection(files):
+            found.append(Path(folder))
+    return sorted(found)
 
 
 def _why_not(place: Path) -> str:

@@ -99,6 +99,15 @@ def test_unfinished_failed_and_damaged_jobs_are_named(tmp_path):
     assert remark(sweep, "empty") == "empty: cannot be read and is left out (its figures.csv has no image)."
 
 
+def test_pictures_and_draws_are_no_jobs(tmp_path):
+    folder = write_job(tmp_path, "one", figures=rows([20.0]))
+    for inner in ("draws.zarr", "pictures/a"):
+        (folder / inner).mkdir(exist_ok=True)
+        (folder / inner / "failed.json").write_text("{}")
+    assert read_sweep(tmp_path).remarks == ()
+    assert [job.path for job in read_sweep(folder).jobs] == ["."]
+
+
 def test_other_versions_are_said(tmp_path):
     write_sweep(tmp_path, ["blur"])
     assert not read_sweep(tmp_path).remarks
