@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ class Likelihood:
     y: Tensor
     operator: Operator
     noise: NoiseModel
+    _kept: ClassVar[dict[Any, Tensor]]
 
     def __post_init__(self) -> None:
         if not isinstance(self.operator, Operator):
@@ -72,6 +74,10 @@ class Likelihood:
             )
         if isinstance(self.noise, GaussianNoise):
             self.noise.like(self.batched_y)
+        object.__setattr__(self, "_kept", {})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": {}}
 
     @property
     def batched(self) -> bool:
@@ -157,8 +163,20 @@ class Likelihood:
         return y if y.dtype == x.dtype and y.device == x.device else y.to(x)
 
     def _spectral_prox(self, operator: Spectral, z: Tensor, rho: Tensor, sigma: Tensor) -> Tensor:
-        damping = (rho.flatten() * sigma.flatten() ** 2).expand(z.shape[0])
-        return z + operator.damped_pinv(self.residual(z), damping)
+        damping = rho.flatten() * sigma.flatten() ** 2
+        return operator.damped_step(z, self._coordinates(operator, z), damping)
+
+    def _coordinates(self, operator: Spectral, like: Tensor) -> Tensor:
+        """U^H y, kept, as a solver asks for it at every step."""
+        y = self._y(like)
+        if y.requires_grad:
+            return operator.ut(y)
+        # The version tells where a caller wrote into y.
+        key = (self.y._version, like.dtype, like.device)
+        if key not in self._kept:
+            self._kept.clear()
+            self._kept[key] = operator.ut(y)
+        return self._kept[key]
 
     def _iterative_prox(self, operator: LinearOperator, z: Tensor, rho: Tensor, sigma: Tensor) -> Tensor:
         zero = (sigma == 0).flatten(1)

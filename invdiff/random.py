@@ -45,7 +45,9 @@ class MemberRandom:
             ValueError: if `like` has another number of members.
         """
         self._check(like)
-        noise = torch.stack([torch.randn(like.shape[1:], generator=stream) for stream in self._streams])
+        noise = torch.empty(like.shape)
+        for row, stream in zip(noise, self._streams, strict=True):
+            torch.randn(row.shape, generator=stream, out=row)
         return noise.to(like)
 
     def uniform(self, like: Tensor) -> Tensor:

@@ -280,6 +280,10 @@ class SpectralScaled(Spectral):
         return cast(Spectral, self._children[0])
 
     @property
+    def complete(self) -> bool:
+        return self.parent.complete
+
+    @property
     def singular(self) -> Tensor:
         return abs(self.factor) * self.parent.singular
 

@@ -25,6 +25,10 @@ class Identity(Spectral):
     tensor([[1., 2.]])
     """
 
+    @property
+    def complete(self) -> bool:
+        return True
+
     def __init__(self, in_shape: Sequence[int]) -> None:
         super().__init__(in_shape, in_shape)
         self._keep("singular", torch.ones([1] * len(self.in_shape), dtype=torch.float64))

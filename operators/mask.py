@@ -33,6 +33,10 @@ class Mask(Spectral):
               [2., 4.]]]])
     """
 
+    @property
+    def complete(self) -> bool:
+        return True
+
     def __init__(self, mask: Any, in_shape: Sequence[int]) -> None:
         in_shape = as_shape(in_shape, "Mask")
         values = as_constant(mask, "The mask")
@@ -80,6 +84,13 @@ class Mask(Spectral):
 
     def v(self, z: Tensor) -> Tensor:
         return z.clone()
+
+    def damped_pinv(self, y: Tensor, damping: float | Tensor) -> Tensor:
+        return self._damped_weight(y, damping) * y
+
+    def damped_step(self, z: Tensor, coordinates: Tensor, damping: float | Tensor) -> Tensor:
+        gap = coordinates - self._constant("mask", z) * z
+        return torch.addcmul(z, self._damped_weight(gap, damping), gap)
 
     def ut(self, y: Tensor) -> Tensor:
         return y.clone()

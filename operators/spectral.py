@@ -23,7 +23,13 @@ class Spectral(LinearOperator):
 
     vt may be thin (fewer coordinates than pixels): x - v(vt(x)) is then the rest of the null space. Coordinates may
     be complex (FFT); inner products are real parts, and noise is drawn in image space and passed through vt or ut.
+
     """
+
+    @property
+    def complete(self) -> bool:
+        """Whether v(vt(x)) = x for every x: nothing is lost in coordinates."""
+        return False
 
     @property
     @abstractmethod
@@ -88,6 +94,19 @@ class Spectral(LinearOperator):
         coordinates = self.ut(y)
         return self.v(self._damped_weight(coordinates, damping) * coordinates)
 
+    def damped_step(self, z: Tensor, coordinates: Tensor, damping: float | Tensor) -> Tensor:
+        """z + V diag(s / (s^2 + d)) (U^H y - s V^H z) = argmin_x |A x - y|^2 + d |x - z|^2.
+
+        What `z + damped_pinv(y - A z, d)` is, without going to the measurement and back.
+
+        Args:
+            z: (b, *in_shape).
+            coordinates: ut(y), of b members or one.
+            damping: d >= 0, a number or one per member (b,).
+        """
+        gap = coordinates - self.singular_as(coordinates) * self.vt(z)
+        return z + self.v(self._damped_weight(gap, damping) * gap)
+
     def largest(self, like: Tensor) -> Tensor:
         """The largest singular value of each member, (1 or m, 1, ..., 1), to go with coordinates like, (b, ...)."""
         singular = self.singular.to(like.device)
@@ -118,6 +137,8 @@ class Spectral(LinearOperator):
         singular = self.singular_as(like)
         d = torch.as_tensor(damping, device=like.device, dtype=like.dtype.to_real())
         d = d.reshape(-1, *[1] * (like.ndim - 1)) if d.ndim == 1 else d
-        total = singular**2 + d
-        damped = singular / torch.where(total > 0, total, 1.0)
-        return torch.where(d > 0, damped, self.inverse_singular(like)) if isinstance(damping, Tensor) else damped
+        square = self._cached(("s^2", singular.dtype, like.device), singular.square)
+        if not isinstance(damping, Tensor) or bool((d > 0).all()):
+            return singular / (square + d)
+        total = square + d
+        return torch.where(d > 0, singular / torch.where(total > 0, total, 1.0), self.inverse_singular(like))

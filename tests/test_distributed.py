@@ -234,8 +234,8 @@ def test_a_worker_of_another_version_is_refused(tmp_path, cluster, monkeypatch):
 def test_a_worker_of_another_scheme_is_refused(tmp_path, cluster, monkeypatch):
     from invdiff import ensemble
 
-    monkeypatch.setattr(ensemble, "SCHEME", 2)
-    with pytest.raises(ValueError, match=r"begun with other settings \(scheme 2 there and 1 here\)"):
+    monkeypatch.setattr(ensemble, "SCHEME", 3)
+    with pytest.raises(ValueError, match=r"begun with other settings \(scheme 3 there and 2 here\)"):
         run(tmp_path / "dask", cluster=cluster)
     assert not Stored(tmp_path / "dask").done.any()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -217,6 +218,18 @@ def test_take_repeats_measurements_with_their_noise():
     taken = Likelihood(y, Identity((1, 3, 3)), GaussianNoise(sigma)).take(torch.tensor([1, 1, 0]))
     assert torch.equal(taken.y, y[[1, 1, 0]])
     assert taken.noise.sigma.flatten().tolist() == pytest.approx([0.5, 0.5, 0.1])
+
+
+def test_what_prox_keeps_of_y_is_that_of_y_as_it_is_now():
+    operator = Blur(torch.ones(3, 3) / 9, (1, 6, 6))
+    y, z = torch.rand(1, 6, 6), torch.rand(1, 1, 6, 6)
+    likelihood = Likelihood(y, operator, GaussianNoise(0.1))
+    first = likelihood.prox(z, 30.0)
+    y.mul_(0.5)
+    second = likelihood.prox(z, 30.0)
+    torch.testing.assert_close(second, Likelihood(y.clone(), operator, GaussianNoise(0.1)).prox(z, 30.0))
+    assert float((first - second).abs().max()) > 0.01
+    assert pickle.loads(pickle.dumps(likelihood))._kept == {}
 
 
 def test_nothing_is_written_into_the_input():

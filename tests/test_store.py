@@ -345,7 +345,7 @@ def test_the_root_says_what_ran(tmp_path):
     root = json.loads((tmp_path / "run" / "zarr.json").read_text())
     said = root["attributes"]
     assert said["seed"] == said["settings"]["seed"] == 7
-    assert said["scheme"] == 1
+    assert said["scheme"] == 2
     assert said["settings"]["solver"] == {"name": "DDRM"} | dataclasses.asdict(SOLVER)
     assert re.fullmatch("[0-9a-f]{64}", said["settings_sha256"])
     assert said["environment"]["torch"] == torch.__version__

@@ -89,7 +89,12 @@ class Prior(ABC):
         """
         check_image(x, self.channels, self.name)
         levels = check_sigma(sigma, x, self.sigma_range, self.name)
-        return self.denoise(x, levels.clamp_min(self.sigma_range[0]))
+        if levels.stride(0) == 0 and len(levels):
+            # One level for all stays so: `by_level` sees it at once.
+            levels = levels[:1].clamp_min(self.sigma_range[0]).expand_as(levels)
+        else:
+            levels = levels.clamp_min(self.sigma_range[0])
+        return self.denoise(x, levels)
 
     @abstractmethod
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -204,9 +209,13 @@ def as_prior(function: Callable[..., Tensor]) -> Prior:
 
 def by_level(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Tensor) -> Tensor:
     """Call `function(members, scalar sigma)` once per distinct sigma and put the members back in their order."""
+    if len(sigma) == 0:
+        return x.clone()
+    if len(sigma) == 1 or sigma.stride(0) == 0:
+        return function(x, sigma[0])
     levels = sigma.detach().unique()
-    if len(levels) <= 1:
-        return function(x, sigma[0]) if len(sigma) else x.clone()
+    if len(levels) == 1:
+        return function(x, sigma[0])
     groups = [(sigma == level).nonzero().flatten() for level in levels]
     results = torch.cat([function(x[index], sigma[index[0]]) for index in groups])
     return results[torch.cat(groups).argsort()]

@@ -180,7 +180,7 @@ class SingularCoordinates:
 
     Attributes:
         operator: A, with u, v, ut and vt.
-        seen: where s > 0, in the shape of coordinates.
+        seen: where s > 0, broadcastable against coordinates.
         ybar: u^T y / s, 0 where s = 0.
         noise: the standard deviation sigma_y / s of ybar, inf where s = 0.
     """
@@ -193,8 +193,11 @@ class SingularCoordinates:
         coordinates = self.operator.ut(y)
         inverse = self.operator.inverse_singular(coordinates)
         sigma = likelihood.noise.like(y).reshape(-1, *(1,) * (coordinates.ndim - 1))
-        self.seen = inverse > 0
         self.ybar = inverse * coordinates
+        if inverse.ndim > 2 and bool((inverse == inverse[..., :1, :, :]).all()):
+            # What all channels share is computed once.
+            inverse = inverse[..., :1, :, :]
+        self.seen = inverse > 0
         self.noise = torch.where(self.seen, sigma * inverse, torch.inf)
 
 

@@ -81,28 +81,38 @@ class DDRM(DiffusionSolver):
         return x + measured.operator.v(torch.where(measured.noise < first, informed, z) - z)
 
     def iterate(self, likelihood: Likelihood, denoiser: Prior, x: Tensor, random: MemberRandom) -> Iterator[Tensor]:
-        levels = self.levels(denoiser)
         measured = _Measured(likelihood, x)
-        keep = (1 - self.eta**2) ** 0.5
-        for sigma, t in itertools.pairwise(levels):
-            x0 = denoiser(x, sigma)
-            eps = random.normal(x)
-            free = x0 + keep * (t / sigma) * (x - x0) + self.eta * t * eps
-            x = measured.move(self, x0, free, eps, t, keep)
+        z = measured.operator.vt(x)
+        for sigma, t in itertools.pairwise(self.levels(denoiser)):
+            x, z = measured.move(self, x, z, denoiser(x, sigma), random.normal(x), sigma, t)
             yield x
 
 
 class _Measured(SingularCoordinates):
     """The measurement in singular coordinates, and how DDRM moves there."""
 
-    def move(self, solver: DDRM, x0: Tensor, free: Tensor, eps: Tensor, t: float, keep: float) -> Tensor:
-        v, vt = self.operator.v, self.operator.vt
-        z0, e, z = vt(x0), vt(eps), vt(free)
-        scaled = torch.where(self.seen & (self.noise > 0), t / self.noise.clamp_min(1e-30), 0.0)
-        after = z0 + keep * scaled * (self.ybar - z0) + solver.eta * t * e
-        fresh = (t**2 - (solver.eta_b * self.noise) ** 2).clamp_min(0).sqrt()
-        # The noise is infinite where nothing is measured; those coordinates are not taken from here.
-        fresh = torch.where(self.seen, fresh, 0.0)
-        before = (1 - solver.eta_b) * z0 + solver.eta_b * self.ybar + fresh * e
-        moved = torch.where(self.noise <= t, before, after)
-        return free + v(torch.where(self.seen, moved, z) - z)
+    def __init__(self, likelihood: Likelihood, like: Tensor) -> None:
+        super().__init__(likelihood, like)
+        self.full = bool(self.seen.all())
+        self.unseen = (~self.seen).to(like.dtype)
+        # 1 / noise, and 0 where that is infinite: those coordinates never ask for it.
+        self.rate = torch.where(self.seen & (self.noise > 0), 1 / self.noise, 0.0)
+
+    def move(
+        self, solver: DDRM, x: Tensor, z: Tensor, x0: Tensor, eps: Tensor, sigma: float, t: float
+    ) -> tuple[Tensor, Tensor]:
+        """The image at the next level and its coordinates, from the image, its coordinates and the estimate x0."""
+        v, vt, eta, eta_b = self.operator.v, self.operator.vt, solver.eta, solver.eta_b
+        keep = (1 - eta**2) ** 0.5
+        # Every coordinate is z0 + share (ybar - z0) + hold (z - z0) + fresh e.
+        before = self.noise <= t
+        share = torch.where(before, eta_b, keep * t * self.rate)
+        fresh = torch.where(before, (t**2 - (eta_b * self.noise) ** 2).clamp_min(0).sqrt(), eta * t)
+        z0, e = vt(x0), vt(eps)
+        moved = z0 + share * (self.ybar - z0) + fresh * e
+        if not self.full:
+            moved = moved + (keep * t / sigma) * self.unseen * (z - z0)
+        if self.operator.complete:
+            return v(moved), moved
+        free = z0 + (keep * t / sigma) * (z - z0) + (eta * t) * e
+        return x0 + (keep * t / sigma) * (x - x0) + (eta * t) * eps + v(moved - free), moved

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from ..likelihood import Likelihood
@@ -83,7 +84,7 @@ class DiffPIR(GuidedSolver):
         estimate = self.guidance(likelihood, denoiser)
         for sigma, t in itertools.pairwise(self.levels(denoiser)):
             x0 = estimate(x, sigma)
-            x = x0 + (1 - self.zeta) ** 0.5 * (t / sigma) * (x - x0)
+            x = torch.lerp(x0, x, (1 - self.zeta) ** 0.5 * t / sigma)
             if t > 0 and self.zeta > 0:
-                x = x + self.zeta**0.5 * t * random.normal(x)
+                x = torch.add(x, random.normal(x), alpha=self.zeta**0.5 * t)
             yield x

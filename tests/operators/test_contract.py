@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -36,7 +38,12 @@ def test_the_svd_holds_and_has_the_dense_singular_values(name: str, data: st.Dat
     one = operator.take([0])
     image = torch.zeros(1, *operator.in_shape, dtype=F64)
     coordinates = one.vt(image)
-    got = torch.broadcast_to(one.singular, coordinates.shape).flatten().sort(descending=True).values.numpy()
+    values = torch.broadcast_to(one.singular, coordinates.shape)
+    width = operator.in_shape[-1]
+    if coordinates.is_complex() and values.shape[-1] == width // 2 + 1:
+        # Columns of half a spectrum that stand for their mirror images too.
+        values = torch.cat([values, values[..., 1 : (width + 1) // 2]], -1)
+    got = values.flatten().sort(descending=True).values.numpy()
     expected = np.linalg.svd(dense(operator), compute_uv=False)
     assert (one.singular >= 0).all()
     # Thin coordinates leave out zeros, square ones may add them.
@@ -71,6 +78,22 @@ def test_pinv_is_the_dense_pseudo_inverse(name: str, data: st.DataObject) -> Non
     expected = np.linalg.pinv(m, rcond=1e-12) @ y[0].flatten().numpy()
     tolerance = 1e-12 * condition if isinstance(operator, Spectral) else 1e-9 * condition**2
     np.testing.assert_allclose(got, expected, atol=tolerance * max(1.0, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("name", SPECTRAL)
+@contract
+@given(data=st.data(), damping=st.sampled_from([0.0, 0.3, "members"]))
+def test_the_damped_step_is_the_damped_inverse_of_what_is_missed(name: str, data: st.DataObject, damping: Any) -> None:
+    c = Choices(data)
+    operator = EVERY[name](c)
+    x, y = inputs(operator, c)
+    weight = torch.linspace(0.0, 2.0, len(x), dtype=F64) if damping == "members" else damping
+    expected = x + operator.damped_pinv(y - operator(x), weight)
+    got = operator.damped_step(x, operator.ut(y), weight)
+    size = max(1.0, float(expected.abs().max()))
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-9 * size)
+    if operator.complete:
+        torch.testing.assert_close(operator.v(operator.vt(x)), x, rtol=0, atol=1e-12 * max(1.0, float(x.abs().max())))
 
 
 @every

@@ -186,7 +186,7 @@ def test_a_gray_blur_with_one_psf_per_member_takes_members() -> None:
     torch.testing.assert_close(product.take([2, 0, 0])(image[[2, 0, 0]]), product(image)[[2, 0, 0]])
     torch.testing.assert_close(product.take([1])(image[1:2]), product(image)[1:2])
     assert isinstance(product, Spectral)
-    assert product.singular.shape == (3, 1, 8, 8)
+    assert product.singular.shape == (3, 1, 8, 5)
 
 
 def test_matrices_multiply_flattened_images() -> None:
