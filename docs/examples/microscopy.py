@@ -20,8 +20,7 @@ def camera(light: np.ndarray) -> np.ndarray:
 
 
 optics = np.outer(*2 * [np.exp(-(np.linspace(-3, 3, 11) ** 2) / 2)]) / 17.4
-beads = [camera(20 * optics) for _ in range(100)]
-psf = np.mean(beads, axis=0).clip(DARK) - DARK
+psf = np.mean([camera(20 * optics) for _ in range(100)], axis=0).clip(DARK) - DARK  # a hundred images of a bead
 
 blobs = data.binary_blobs(192, blob_size_fraction=0.1, volume_fraction=0.3, rng=0).astype(float)
 cells = 0.05 + 0.75 * transform.resize(blobs, (48, 48), anti_aliasing=True)
@@ -29,7 +28,9 @@ image = camera(convolve(cells, optics))
 
 sigma = np.sqrt((image.mean() - DARK) / GAIN + READ_NOISE**2) / PHOTONS
 blur, ends = {"psf": psf, "boundary": "reflect"}, (DARK, DARK + GAIN * PHOTONS)
-result = restore(image, "blur", operator_options=blur, sigma=sigma, data_range=ends, draws=4)
+result = restore(
+    image, "blur", operator_options=blur, sigma=sigma, data_range=ends, draws=4, solver_options={"steps": 20}
+)
 
 print(result.restored.dtype, result.metrics["chi2"]["verdict"])
 for picture in (image, result.restored):
