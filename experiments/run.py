@@ -267,7 +267,7 @@ def _print(jobs: dict[str, Job], states: dict[str, State]) -> None:
             cells.append(f"{sum(values) / len(values):.{places}f}" if values else "-")
         names = jobs[key].names
         table.add_row(*(names[group] for group in ("operator", "prior", "solver")), *cells)
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False, width=160)
     console.print(table)
     console.print("Means over the images; of point estimates CRPS is the mean absolute error. s: seconds an image.")
     for key, found in states.items():
