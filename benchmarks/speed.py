@@ -1,0 +1,260 @@
+"""Seconds of draws, ours against deepinv and azula: `python -m benchmarks.speed [--quick]`.
+
+The same network (the prior that ships), image (scikit-image's astronaut), noise, measurement and number of network
+evaluations; each library with its own operators, except azula, which has none and takes ours. Calls are taken in turns
+in one process, so that a slow minute meets all alike, and a median is reported. Of every method:
+
+    invdiff bfloat16    as it is used: precision "auto", channels last
+    invdiff float32     with the network as PyTorch makes it
+    deepinv float32     as it is documented
+    deepinv bfloat16    deepinv given our prior, which runs in bfloat16 inside
+    azula ...           the same two, for the methods that it has
+
+parts (column "part"):
+
+    draw, ensemble      one draw and 16 draws of 3x256x256: seconds, PSNR of their mean, ratio to deepinv float32
+    outside             milliseconds a step with a network that costs nothing, and their share of a whole step
+    memory              peak resident memory of a process that makes the ensemble
+    curve               seconds of our DDRM against the side of the image and the number of draws, with exponents
+
+On a GPU (--device cuda) calls are timed with the device synchronised.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import functools
+import itertools
+import math
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from skimage import data
+from torch import Tensor
+
+from invdiff import Likelihood, priors, sample, solvers
+from invdiff.metrics import psnr
+from invdiff.noise import GaussianNoise
+from invdiff.record import environment, machine
+
+from . import peers
+from .peers import TASKS
+from .restoration import operators
+
+RESULTS = Path(__file__).parent / "results" / "speed.csv"
+COLUMNS = (
+    *("part", "solver", "task", "library", "network", "size", "draws", "nfe"),
+    *("value", "unit", "ratio", "psnr", "device", "threads", "torch", "commit"),
+)
+SOLVERS = ("ddrm", "diffpir", "dps", "pnp_hqs", "red_gd")
+# What azula has of them.
+IN_AZULA = ("diffpir", "dps")
+POINTS = ("pnp_hqs", "red_gd")
+SIGMA_Y = 0.05
+Row = dict[str, str]
+
+
+@functools.cache
+def photograph(size: int) -> Tensor:
+    """(3, size, size), the astronaut's face; larger than 512 the photograph is repeated."""
+    image = torch.from_numpy(data.astronaut().copy()).permute(2, 0, 1).float() / 255
+    if size <= 416:
+        return image[:, :size, 96 : 96 + size]
+    times = math.ceil(size / 512)
+    return image.repeat(1, times, times)[:, :size, :size]
+
+
+@functools.cache
+def networks(device: str) -> dict[str, peers.Slot]:
+    """The prior as it is used, in float32, and in name only."""
+    prior = priors.load("natural").to(device)
+    return {"bfloat16": prior, "float32": peers.plain(prior), "none": _free}
+
+
+def _free(x: Tensor, sigma: object) -> Tensor:
+    return 0.5 * x
+
+
+def ours(solver: str, task: str, network: str, size: int, nfe: int, device: str) -> peers.Draws:
+    likelihood = measurement(task, size, device)
+    chosen = solvers.load(solver, **{"steps" if hasattr(solvers.load(solver), "steps") else "iterations": nfe})
+    return lambda draws: (
+        sample(
+            chosen, likelihood, networks(device)[network], draws=1 if solver in POINTS else draws, progress=False
+        ).draws
+    )
+
+
+def measurement(task: str, size: int, device: str) -> Likelihood:
+    operator = operators(size)[task]
+    z = operator(photograph(size)[None])[0]
+    noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
+    return Likelihood(z + SIGMA_Y * noise, operator, GaussianNoise(SIGMA_Y)).to(device)
+
+
+def theirs(library: str, solver: str, task: str, network: str, size: int, nfe: int, device: str) -> peers.Draws:
+    likelihood, slot = measurement(task, size, device), networks(device)[network]
+    if library == "azula":
+        return peers.azula(solver, likelihood.operator, likelihood.y, slot, SIGMA_Y, nfe)
+    # Their own operator, whose bicubic kernel is not exactly ours, measures with the same noise.
+    operator = peers.physics(task, size, SIGMA_Y).to(device)
+    x = photograph(size)[None].to(device)
+    y = operator.A(x)[0] + (likelihood.y - likelihood.operator(x)[0])
+    return peers.deepinv(solver, task, y, slot, SIGMA_Y, nfe, size)
+
+
+def calls(solver: str, task: str, kinds: Sequence[str], size: int, nfe: int, device: str) -> dict[str, peers.Draws]:
+    """The callables of one solver and task, by library and network."""
+    found: dict[str, peers.Draws] = {}
+    for kind in kinds:
+        found[f"invdiff {kind}"] = ours(solver, task, kind, size, nfe, device)
+        for library, has in (("deepinv", SOLVERS), ("azula", IN_AZULA)):
+            if solver in has and (library, solver, task) not in peers.MISSING:
+                found[f"{library} {kind}"] = theirs(library, solver, task, kind, size, nfe, device)
+    return found
+
+
+def timed(todo: Mapping[str, Callable[[], Tensor]], repeats: int, device: str) -> dict[str, tuple[float, Tensor]]:
+    """Median seconds and the last result of each, taken in turns."""
+    spent: dict[str, list[float]] = {name: [] for name in todo}
+    made: dict[str, Tensor] = {}
+    for _, (name, call) in itertools.product(range(repeats), todo.items()):
+        if device != "cpu":
+            torch.cuda.synchronize()
+        clock = time.perf_counter()
+        made[name] = call()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        spent[name].append(time.perf_counter() - clock)
+    return {name: (statistics.median(values), made[name]) for name, values in spent.items()}
+
+
+def draws_row(settings: argparse.Namespace, solver: str, task: str, count: int) -> Iterator[Row]:
+    found = calls(solver, task, ("bfloat16", "float32"), settings.size, settings.nfe, settings.device)
+    for call in found.values():
+        call(1)
+    todo = {name: functools.partial(call, count) for name, call in found.items()}
+    outcome = timed(todo, settings.repeats if count == 1 else max(1, settings.repeats // 3), settings.device)
+    truth, base = photograph(settings.size)[None], outcome.get("deepinv float32")
+    for name, (seconds, made) in outcome.items():
+        library, network = name.split()
+        yield {
+            "part": "draw" if count == 1 else "ensemble",
+            **{"library": library, "network": network, "draws": str(count), "value": f"{seconds:.4g}", "unit": "s"},
+            "ratio": f"{base[0] / seconds:.2f}" if base else "",
+            "psnr": f"{float(psnr(made.mean(0, keepdim=True).cpu().float(), truth)):.3f}",
+        }
+
+
+def outside_rows(settings: argparse.Namespace, solver: str, task: str) -> Iterator[Row]:
+    nfe = 20
+    found = calls(solver, task, ("none",), settings.size, nfe, settings.device)
+    for call in found.values():
+        call(1)
+    outcome = timed({name: functools.partial(call, 1) for name, call in found.items()}, 7, settings.device)
+    for name, (seconds, _) in outcome.items():
+        base = outcome.get("deepinv none")
+        yield {
+            "part": "outside",
+            **{"library": name.split()[0], "network": "none", "draws": "1", "nfe": str(nfe)},
+            "value": f"{1000 * seconds / nfe:.3g}",
+            "unit": "ms a step",
+            "ratio": f"{base[0] / seconds:.2f}" if base else "",
+        }
+
+
+def memory_rows(settings: argparse.Namespace, solver: str, task: str) -> Iterator[Row]:
+    for library, network in (("invdiff", "bfloat16"), ("deepinv", "float32")):
+        if (library, solver, task) in peers.MISSING:
+            continue
+        own = ["--one", library, network, solver, task, "--size", str(settings.size)]
+        command = [sys.executable, "-m", "benchmarks.speed", *own]
+        peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+        row = {"part": "memory", "library": library, "network": network, "draws": "16", "nfe": "2"}
+        yield row | {"value": peak, "unit": "MiB"}
+
+
+def curve_rows(settings: argparse.Namespace) -> Iterator[Row]:
+    """Seconds of our DDRM on blur: of one draw by side, and of one side by draws; ratio is the local exponent."""
+    sides = (128, 256, 512) if settings.quick else (128, 256, 512, 1024)
+    base = {"part": "curve", "solver": "ddrm", "task": "blur", "library": "invdiff", "network": "bfloat16"}
+    for ladder in ([(side, 1) for side in sides], [(64, count) for count in (1, 4, 16, 64)]):
+        before: tuple[float, float] | None = None
+        for side, count in ladder:
+            call = ours("ddrm", "blur", "bfloat16", side, settings.nfe, settings.device)
+            call(1)
+            seconds = timed({"one": functools.partial(call, count)}, 3, settings.device)["one"][0]
+            scale = float(side) if count == 1 and side != 64 else float(count)
+            exponent = f"{math.log(seconds / before[1]) / math.log(scale / before[0]):.2f}" if before else ""
+            before = (scale, seconds)
+            row = {"size": str(side), "draws": str(count), "value": f"{seconds:.4g}", "unit": "s", "ratio": exponent}
+            yield base | row
+
+
+def rows(settings: argparse.Namespace) -> Iterator[Row]:
+    common = {"size": str(settings.size), "nfe": str(settings.nfe)}
+    for solver, task in itertools.product(settings.solvers, settings.tasks):
+        cells: list[Iterator[Row]] = []
+        if "outside" in settings.parts:
+            cells.append(outside_rows(settings, solver, task))
+        if "draw" in settings.parts:
+            cells.append(draws_row(settings, solver, task, 1))
+        if "ensemble" in settings.parts and solver not in POINTS:
+            cells.append(draws_row(settings, solver, task, settings.draws))
+        if "memory" in settings.parts and solver not in POINTS:
+            cells.append(memory_rows(settings, solver, task))
+        for row in itertools.chain(*cells):
+            yield common | {"solver": solver, "task": task} | row
+    if "curve" in settings.parts:
+        for row in curve_rows(settings):
+            yield common | row
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parts = ("outside", "draw", "ensemble", "memory", "curve")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="DDRM and DiffPIR on blur and masks, few steps: 2 minutes")
+    parser.add_argument("--solvers", nargs="*", choices=SOLVERS, metavar="NAME")
+    parser.add_argument("--tasks", nargs="*", choices=TASKS, metavar="TASK")
+    parser.add_argument("--parts", nargs="*", default=list(parts), choices=parts, metavar="PART")
+    parser.add_argument("--size", type=int, default=256, help="side of the image, pixels")
+    parser.add_argument("--nfe", type=int, help="network evaluations of a draw; 20, or 4 with --quick")
+    parser.add_argument("--draws", type=int, default=16)
+    parser.add_argument("--repeats", type=int, help="of a draw, 5, or 3 with --quick")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--one", nargs=4, metavar=("LIBRARY", "NETWORK", "SOLVER", "TASK"), help=argparse.SUPPRESS)
+    settings = parser.parse_args(argv)
+    settings.nfe = settings.nfe or (4 if settings.quick else 20)
+    settings.repeats = settings.repeats or (3 if settings.quick else 5)
+    settings.solvers = settings.solvers or (SOLVERS[:2] if settings.quick else SOLVERS)
+    settings.tasks = settings.tasks or (["blur", "inpaint"] if settings.quick else TASKS)
+    if settings.one:
+        library, network, solver, task = settings.one
+        make = ours if library == "invdiff" else functools.partial(theirs, library)
+        make(solver, task, network, settings.size, 2, "cpu")(16)
+        print(round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+        return
+    where = {
+        **machine(torch.device(settings.device)),
+        "commit": str(environment(torch.device(settings.device))["git_commit"])[:10],
+    }
+    written: list[Row] = []
+    for row in rows(settings):
+        written.append({key: str((row | where).get(key, "")) for key in COLUMNS})
+        print(*(written[-1][key] for key in COLUMNS[:12]), flush=True)
+    with settings.out.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(written)
+
+
+if __name__ == "__main__":
+    main()
