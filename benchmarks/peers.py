@@ -1,12 +1,11 @@
 """The peers' samplers with our prior, images, operators and noise: deepinv 0.5.0 and azula, as their documents say.
 
-Each entry of `METHODS` builds a callable that makes draws (n, C, H, W). The number of evaluations of the network is the
-one asked for wherever the method lets it be chosen. What a peer cannot do is left out, with the reason in `MISSING`.
+`deepinv` and `azula` build a callable that makes draws (n, C, H, W). What a peer cannot do is left out, with the reason
+in `MISSING`.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invdiff.operators import Operator, gaussian_psf, random_mask
+from invdiff.operators import LinearOperator, Operator, gaussian_psf, random_mask
 from invdiff.priors import Prior
 
 Slot = Callable[[Tensor, Any], Tensor]
@@ -57,72 +56,113 @@ def denoiser(slot: Slot) -> Any:
     return Wrapped()
 
 
-def deepinv(solver: str, task: str, y: Tensor, slot: Slot, sigma_y: float, nfe: int, size: int) -> Draws:
-    """deepinv's method for one measurement y (*out_shape), which an ensemble repeats along its batch."""
+def deepinv(method: str, operator: Any, y: Tensor, slot: Slot, sigma_y: float, nfe: int | None = None) -> Draws:
+    """deepinv's method for one measurement y (*out_shape), which an ensemble repeats along its batch.
+
+    Args:
+        method: ddrm, diffpir, dps, dps_annealed (its guidance="annealed"), pigdm, mmps, pnp_hqs or red_gd.
+        operator: a deepinv physics with its noise.
+        y: the measurement.
+        slot: the denoiser.
+        sigma_y: of the noise.
+        nfe: evaluations of the network; what deepinv documents if left out.
+    """
     import deepinv as dinv
 
-    operator, network = physics(task, size, sigma_y), denoiser(slot)
-    if solver == "ddrm":
-        method = dinv.sampling.DDRM(network, sigmas=np.linspace(1, 0, nfe))
-    elif solver == "diffpir":
-        method = dinv.sampling.DiffPIR(network, dinv.optim.L2(), sigma=sigma_y, max_iter=nfe)
-    elif solver == "dps":
-        method = dinv.sampling.DPS(network, num_steps=nfe)
-    else:
-        prior = (dinv.optim.PnP if solver == "pnp_hqs" else dinv.optim.RED)(denoiser=network)
+    network, sampling = denoiser(slot), dinv.sampling
+    if method == "ddrm":
+        made = sampling.DDRM(network, sigmas=np.linspace(1, 0, nfe or 100))
+    elif method == "diffpir":
+        made = sampling.DiffPIR(network, dinv.optim.L2(), sigma=sigma_y, max_iter=nfe or 100)
+    elif method in ("dps", "dps_annealed"):
+        made = sampling.DPS(network, num_steps=nfe or 1000, guidance="norm" if method == "dps" else "annealed")
+    elif method in ("pigdm", "mmps"):
+        kind = sampling.PiGDMDataFidelity if method == "pigdm" else sampling.MomentMatchingDataFidelity
+        steps = torch.linspace(1, 0, nfe or 100, dtype=torch.float64)
+        made = sampling.PosteriorDiffusion(
+            data_fidelity=kind(network),
+            denoiser=network,
+            sde=sampling.VariancePreservingDiffusion(alpha=1.0, dtype=torch.float64),
+            solver=sampling.DDPMSolver(timesteps=steps),
+        )
+    elif method == "pnp_hqs":
         # The annealing of DPIR, which deepinv documents for HQS, stretched over the steps asked for.
-        levels = torch.logspace(np.log10(49 / 255), np.log10(sigma_y), nfe)
-        if solver == "pnp_hqs":
-            settings = {"stepsize": (levels / sigma_y) ** 2 / 0.23, "g_param": levels}
-            method = dinv.optim.HQS(dinv.optim.L2(), prior, max_iter=nfe, params_algo=settings)
-        else:
-            method = dinv.optim.GD(dinv.optim.L2(), prior, lambda_reg=0.2, stepsize=1.0, g_param=0.05, max_iter=nfe)
+        levels = torch.logspace(np.log10(49 / 255), np.log10(sigma_y), nfe or 8)
+        settings = {"stepsize": (levels / sigma_y) ** 2 / 0.23, "g_param": levels}
+        prior = dinv.optim.PnP(denoiser=network)
+        made = dinv.optim.HQS(dinv.optim.L2(), prior, max_iter=nfe or 8, params_algo=settings)
+    else:
+        prior = dinv.optim.RED(denoiser=network)
+        made = dinv.optim.GD(dinv.optim.L2(), prior, lambda_reg=0.2, stepsize=1.0, g_param=0.05, max_iter=nfe or 100)
 
     def draws(count: int) -> Tensor:
-        guided = contextlib.nullcontext() if solver == "dps" else torch.no_grad()
-        with guided:
-            found: Tensor = method(y.expand(count, *y.shape).clone(), operator)
+        with torch.no_grad():
+            found: Tensor = made(y.expand(count, *y.shape).clone(), operator)
         return found.detach()
 
     return draws
 
 
-def azula(solver: str, operator: Operator, y: Tensor, slot: Slot, sigma_y: float, nfe: int) -> Draws:
-    """azula's method for one measurement; it takes any callable as operator, and gets ours."""
+def azula(method: str, operator: Operator, y: Tensor, slot: Slot, sigma_y: float, nfe: int | None = None) -> Draws:
+    """azula's method for one measurement; it takes any callable as operator, and gets ours.
+
+    Its images are vectors, as its solvers of linear systems take inner products along the last axis alone.
+
+    Args:
+        method: dps, diffpir, pigdm, mmps (as documented: one iteration), mmps_5 (five) or tmpd.
+        operator, y, slot, sigma_y: as above.
+        nfe: evaluations of the network; its 64 steps if left out.
+    """
     from azula.denoise import Denoiser, DiracPosterior
     from azula.guidance.diffpir import DiffPIRDenoiser
     from azula.guidance.dps import DPSSampler
     from azula.guidance.mmps import MMPSDenoiser
+    from azula.guidance.pgdm import PGDMSampler
+    from azula.guidance.tmpd import TMPDenoiser
     from azula.linalg.covariance import IsotropicCovariance
     from azula.noise import VESchedule
     from azula.sample import DDPMSampler
+
+    assert isinstance(operator, LinearOperator)
+    shape, steps = operator.in_shape, {"steps": nfe or 64, "silent": True}
 
     class Wrapped(Denoiser):  # type: ignore[misc]
         schedule = VESchedule(sigma_min=0.002, sigma_max=40.0)
 
         def forward(self, x_t: Tensor, t: Tensor, **_: Any) -> Any:
-            return DiracPosterior(slot(x_t, self.schedule(t)[1]))
+            return DiracPosterior(slot(x_t.reshape(-1, *shape), self.schedule(t)[1]).reshape(x_t.shape))
 
-    network, variance = Wrapped(), torch.tensor(sigma_y**2)
+    def forward(v: Tensor) -> Tensor:
+        return operator(v.reshape(-1, *shape)).flatten(1)
+
+    def backward(w: Tensor) -> Tensor:
+        return operator.pinv(w.reshape(-1, *operator.out_shape)).flatten(1)
+
+    def sampler(target: Tensor) -> Any:
+        network = Wrapped()
+        if method == "dps":
+            return DPSSampler(network, target, forward, **steps)
+        if method == "pigdm":
+            return PGDMSampler(network, target, forward, backward, eta=1.0, **steps)
+        if method == "diffpir":
+            return DDPMSampler(DiffPIRDenoiser(network, target, forward, sigma_y**2), **steps)
+        if method == "tmpd":
+            return DDPMSampler(TMPDenoiser(network, target, forward, sigma_y**2), **steps)
+        noise = IsotropicCovariance(torch.tensor(sigma_y**2))
+        iterations = 5 if method == "mmps_5" else 1
+        return DDPMSampler(MMPSDenoiser(network, target, forward, noise, iterations=iterations), **steps)
 
     def draws(count: int) -> Tensor:
         # One norm over the whole batch sets azula's DPS step, so that its draws are made one at a time.
-        target = y.expand(1 if solver == "dps" else count, *y.shape)
-        if solver == "dps":
-            sampler = DPSSampler(network, target, operator, steps=nfe, silent=True)
-        elif solver == "diffpir":
-            sampler = DDPMSampler(DiffPIRDenoiser(network, target, operator, sigma_y**2), steps=nfe, silent=True)
-        else:
-            guided = MMPSDenoiser(network, target, operator, IsotropicCovariance(variance))
-            sampler = DDPMSampler(guided, steps=nfe, silent=True)
-        shape = (target.shape[0], *operator.in_shape)
-        made = [sampler(sampler.init(shape, mean=0.5, var=0.05)) for _ in range(count // shape[0])]
-        return torch.cat(made).detach()
+        batch = 1 if method == "dps" else count
+        made = sampler(y.flatten().expand(batch, -1))
+        size = (batch, y.new_empty(shape).numel())
+        found = [made(made.init(size, mean=0.5, var=0.05)) for _ in range(count // batch)]
+        return torch.cat(found).detach().reshape(count, *shape)
 
     return draws
 
 
 def plain(prior: Prior) -> Slot:
     """The prior in float32, channels first, as a network that nobody laid out is run."""
-    exact = prior.to(precision="float32")  # type: ignore[call-arg]
-    return exact
+    return prior.to(precision="float32")

@@ -107,7 +107,7 @@ def theirs(library: str, solver: str, task: str, network: str, size: int, nfe: i
     operator = peers.physics(task, size, SIGMA_Y).to(device)
     x = photograph(size)[None].to(device)
     y = operator.A(x)[0] + (likelihood.y - likelihood.operator(x)[0])
-    return peers.deepinv(solver, task, y, slot, SIGMA_Y, nfe, size)
+    return peers.deepinv(solver, operator, y, slot, SIGMA_Y, nfe)
 
 
 def calls(solver: str, task: str, kinds: Sequence[str], size: int, nfe: int, device: str) -> dict[str, peers.Draws]:

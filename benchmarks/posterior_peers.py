@@ -1,0 +1,103 @@
+"""The peers' samplers against a posterior known in closed form: `python -m benchmarks.posterior_peers`.
+
+The problems, the exact denoiser and the figures of `benchmarks.posterior`, for the samplers of deepinv and azula with
+their documented settings (and others where those fail, named so): 16x16 gray Gaussian images, sigma_y 0.05. deepinv's
+DDRM needs its own operators, with the same mask and kernel; the rest of deepinv, and azula, get ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invdiff import Likelihood, Posterior
+from invdiff.noise import GaussianNoise
+from invdiff.operators import Operator, gaussian_psf, random_mask, to_deepinv
+from invdiff.priors import GaussianPrior
+from invdiff.random import MemberRandom
+
+from . import peers
+from .posterior import SHAPE, SIGMA_Y, line, operators, verdict
+
+RESULTS = Path(__file__).parent / "results" / "posterior_peers.csv"
+CASES = (
+    *("deepinv ddrm", "deepinv diffpir", "deepinv dps", "deepinv dps_annealed", "deepinv pigdm", "deepinv mmps"),
+    *("azula dps", "azula diffpir", "azula pigdm", "azula mmps", "azula mmps_5", "azula tmpd"),
+)
+Row = dict[str, float | str]
+
+
+def physics(name: str, operator: Operator, method: str) -> Any:
+    """The operator as deepinv's: its own where DDRM asks for its decomposition."""
+    import deepinv
+
+    noise = deepinv.physics.GaussianNoise(SIGMA_Y)
+    if method != "ddrm":
+        return to_deepinv(operator, noise_model=noise)
+    if name == "inpaint":
+        return deepinv.physics.Inpainting(img_size=SHAPE, mask=random_mask(SHAPE, 0.5, seed=0), noise_model=noise)
+    if name == "blur":
+        return deepinv.physics.BlurFFT(SHAPE, filter=gaussian_psf(1.0)[None, None].float(), noise_model=noise)
+    return deepinv.physics.Denoising(noise_model=noise) if name == "denoise" else None
+
+
+class CountedSlot:
+    """The exact denoiser, counting its calls."""
+
+    def __init__(self, prior: GaussianPrior) -> None:
+        self.prior, self.calls = prior, 0
+
+    def __call__(self, x: Tensor, sigma: Any) -> Tensor:
+        self.calls += 1
+        return self.prior(x, sigma)
+
+
+def run(cases: Sequence[str], measurements: int, draws: int) -> Iterator[Row]:
+    """One row per case and operator."""
+    prior = GaussianPrior.power_law(SHAPE)
+    for name, operator in operators().items():
+        z = operator(prior.sample(measurements, seed=1))
+        y = GaussianNoise(SIGMA_Y).sample(z, MemberRandom(2, [(0, j) for j in range(measurements)])).float()
+        exacts = [prior.posterior(Likelihood(one, operator, GaussianNoise(SIGMA_Y))) for one in y]
+        references = [exact.sample(draws, seed=3) for exact in exacts]
+        for case in cases:
+            library, method = case.split()
+            own = physics(name, operator, method) if library == "deepinv" else operator
+            if own is None:
+                continue
+            clock, slot, figures = time.monotonic(), CountedSlot(prior), []
+            for one, exact, reference in zip(y, exacts, references, strict=True):
+                torch.manual_seed(0)
+                made = getattr(peers, library)(method, own, one, slot, SIGMA_Y)(draws)
+                figures.append(verdict(Posterior(made.float(), {}), exact, reference))
+            nfe = slot.calls / measurements / (draws if case == "azula dps" else 1)
+            row: Row = {"operator": name, "solver": case, "nfe": round(nfe)}
+            row |= {key: sum(found[key] for found in figures) / measurements for key in figures[0]}
+            row |= {"measurements": measurements, "draws": draws, "seconds": round(time.monotonic() - clock, 1)}
+            print(line(row), flush=True)
+            yield row
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", nargs="*", default=list(CASES), choices=CASES, metavar="CASE")
+    parser.add_argument("--measurements", type=int, default=2)
+    parser.add_argument("--draws", type=int, default=512)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    settings = parser.parse_args(argv)
+    rows = list(run(settings.cases, settings.measurements, settings.draws))
+    with settings.out.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+
+
+if __name__ == "__main__":
+    main()
