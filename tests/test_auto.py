@@ -74,6 +74,7 @@ def test_a_folder_gives_the_same_draws_and_says_so_when_loaded(run, tmp_path):
     assert (len(loaded), loaded.record["interrupted"]) == (len(run), False)
     again = _run(store=tmp_path / "run")
     assert (again.record["auto"], len(again)) == (run.record["auto"], len(run))
+    assert "auto" not in _run(draws=len(run), tolerance=None, store=tmp_path / "run").record
     more = _run(draws=len(run) + 8, tolerance=None, store=tmp_path / "run")
     assert torch.equal(more.draws[: len(run)], run.draws)
     assert "auto" not in Posterior.load(tmp_path / "run").record, "it was said of other draws"
@@ -143,7 +144,10 @@ def test_clouds_of_dependent_draws_grow_by_whole_clouds():
     cloudy = _run(solver=solver, micro_batch=2, tolerance=0.03)
     assert len(cloudy) % 8 == 0
     assert cloudy.dependent
-    assert max(standard_errors(cloudy).rms()) <= 0.03
+    errors = standard_errors(cloudy).rms()
+    assert max(errors) <= 0.03
+    auto = cloudy.record["auto"]
+    assert (auto["mean_error"], auto["std_error"]) == pytest.approx(errors, rel=1e-5)
 
 
 class _Hiding(Prior):

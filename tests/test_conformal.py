@@ -182,8 +182,10 @@ def test_where_draws_do_not_differ():
     posterior, truth = _images(30, 1, 0.7, 0.3)
     draws = posterior.draws.clone()
     draws[:, :, :1] = 0.5  # one value of 16 is fixed by the measurement, and right but for rounding
+    truth[:, :1] = 0.5
+    exact = calibrate([Posterior(draws, {"batched": True})], [truth])
     truth[:, :1] = 0.5 + 5e-7
-    assert calibrate([Posterior(draws, {"batched": True})], [truth]).scale > 0
+    assert calibrate([Posterior(draws, {"batched": True})], [truth]).scale == exact.scale
     draws[:, :, :8], truth[:, :8] = 0.5, 0.6  # half of them is certain, and wrong
     with pytest.raises(ValueError, match="No scale is enough for crc at level 90 %: 50 % of an image's values lie"):
         calibrate([Posterior(draws, {"batched": True})], [truth])
