@@ -1,7 +1,7 @@
 """Train a prior on a folder of images: `python -m experiments.train data=DIR`.
 
 A diffusion prior (network=unet) or a denoiser (network=dncnn, ffdnet or drunet). The settings, each with its meaning,
-are in `experiments/conf/train.yaml`; `docs/training.md` is a page on how to use them. A run that was stopped or killed
+are in `experiments/training/train.yaml`; `docs/training.md` is a page on how to use them. A run that was stopped or killed
 goes on when the same command is given again. Raising or lowering `steps` between two runs moves the start of the linear
 decay and nothing before it.
 """
@@ -26,7 +26,7 @@ def train(cfg: DictConfig) -> bool:
     return run(settings)
 
 
-@hydra.main(version_base=None, config_path="conf", config_name="train")
+@hydra.main(version_base=None, config_path="training", config_name="train")
 def main(cfg: DictConfig) -> None:
     try:
         finished = train(cfg)

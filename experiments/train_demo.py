@@ -48,12 +48,12 @@ def lay_out(folder: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train a tiny prior and restore with it.")
     parser.add_argument("--out", type=Path, default=Path("runs/train_demo"))
-    parser.add_argument("changes", nargs="*", help="settings of experiments/conf/train.yaml, such as steps=500")
+    parser.add_argument("changes", nargs="*", help="settings of experiments/training/train.yaml, such as steps=500")
     given = parser.parse_args()
     console, clock = Console(width=100), time.monotonic()
     images = lay_out(given.out)
     places = [f"data={images}", f"out={given.out / 'run'}", f"heldout={given.out / 'heldout.txt'}"]
-    with initialize("conf", version_base=None):
+    with initialize("training", version_base=None):
         cfg = compose("demo", [*places, *given.changes])
     if not train(cfg):
         raise SystemExit(130)

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-CONF = Path(__file__).resolve().parents[2] / "experiments" / "conf"
+CONF = Path(__file__).resolve().parents[2] / "experiments" / "training"
 TINY = {
     "unet": ["network.widths=[8,12]", "network.blocks=1", "network.embedding=16"],
     "dncnn": ["network.depth=3", "network.width=8"],

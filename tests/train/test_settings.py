@@ -18,7 +18,7 @@ from experiments.settings import SettingsError, check
 from experiments.train_demo import lay_out
 
 ROOT = Path(__file__).resolve().parents[2]
-CONF = ROOT / "experiments" / "conf"
+CONF = ROOT / "experiments" / "training"
 
 
 @pytest.mark.parametrize(
