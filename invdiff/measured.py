@@ -112,7 +112,7 @@ class MeasuredOrConjured:
 
 
 def measured_or_conjured(
-    posterior: Posterior, likelihood: Likelihood, prior_std: PriorStd = None
+    posterior: Posterior, likelihood: Likelihood, prior_std: PriorStd = None, *, tol: float = 1e-3
 ) -> MeasuredOrConjured:
     """Split draws into what the measurement fixed and what the prior invented, and map the shares.
 
@@ -122,6 +122,7 @@ def measured_or_conjured(
         posterior: draws (draws, [m,] C, H, W), at least two.
         likelihood: what they were drawn with: a linear operator, with Gaussian or Poisson noise.
         prior_std: tau, as in `MeasuredPart`; None for photographs in [0, 1].
+        tol: as in `MeasuredPart`.
 
     Raises:
         ValueError: a point estimate or fewer than two draws, draws that are no images or not of this likelihood, an
@@ -155,7 +156,7 @@ def measured_or_conjured(
         raise ValueError(
             f"x has shape {likelihood.operator.in_shape}: maps are of images (C, H, W); MeasuredPart splits vectors."
         )
-    part = MeasuredPart(likelihood, prior_std, posterior=posterior)
+    part = MeasuredPart(likelihood, prior_std, posterior=posterior, tol=tol)
     sums = _Sums(posterior, part)
     for draws in _chunks(posterior):
         sums.add(draws)

@@ -21,7 +21,8 @@ def square_root(apply: Callable[[Tensor], Tensor], x: Tensor, *, tol: float = 1e
     Args:
         apply: x -> M x, on a batch (b, ...).
         x: (b, ...), float64.
-        tol: change of the answer over ten products, as a share of it, at which a member stops.
+        tol: change of the answer over ten products, or a quarter of those made, as a share of it, at which a member
+            stops.
         max_iter: most products in each of the two runs.
 
     >>> matrix = torch.diag(torch.tensor([4.0, 9.0, 0.0], dtype=torch.float64))
@@ -30,7 +31,8 @@ def square_root(apply: Callable[[Tensor], Tensor], x: Tensor, *, tol: float = 1e
     """
     size = norm(x)
     start = x / column(torch.where(size > 0, size, 1.0), x)
-    most = min(max_iter, x[0].numel())
+    # Rounding makes a basis of n vectors need more than n steps.
+    most, look = min(max_iter, 2 * x[0].numel() + 10), 10
     diagonal, beside = [], []
     last, here, width = torch.zeros_like(x), start, torch.zeros_like(size)
     weights = torch.zeros(len(x), 0).to(x)
@@ -39,8 +41,9 @@ def square_root(apply: Callable[[Tensor], Tensor], x: Tensor, *, tol: float = 1e
         last, here, level, width = _step(apply, last, here, width)
         diagonal.append(level)
         beside.append(width)
-        if step % 10 and step < most:
+        if step < min(look, most):
             continue
+        look = max(step + 10, 5 * step // 4)
         new = _first_column(torch.stack(diagonal, 1), torch.stack(beside, 1))
         change = norm(new - torch.nn.functional.pad(weights, (0, step - weights.shape[1])))
         # A member that has stopped keeps the weights it stopped with, whatever its neighbours still need.
