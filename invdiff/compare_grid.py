@@ -100,7 +100,7 @@ def picture_table(
     foot = line * max(len(lines) for row in captions for lines in row) + 0.03
     cell = min(1.3, (width - left) / len(heads) - gap, 8.3 / len(rows) - foot - gap)
     wrapped = ["\n".join(textwrap.wrap(head, max(8, int(cell / 0.06)), break_long_words=False)) for head in heads]
-    top = 0.06 + line * max(text.count("\n") + 1 for text in wrapped) + (0.18 if title else 0.0)
+    top = 0.1 + line * max(text.count("\n") + 1 for text in wrapped) + (0.18 if title else 0.0)
     width, height = left + len(heads) * (cell + gap), top + len(rows) * (cell + foot + gap)
     from matplotlib.figure import Figure
 
@@ -113,7 +113,7 @@ def picture_table(
     for row, (pictures, texts) in enumerate(zip(rows, captions, strict=True)):
         y = top + row * (cell + foot + gap)
         if sides:
-            axes.text(left / 2, y + cell / 2, sides[row], rotation=90, ha="center", va="center", fontsize=8)
+            axes.text(left / 2, y + cell / 2, sides[row], rotation=90, ha="center", va="center", fontsize=7)
         for column, (path, lines) in enumerate(zip(pictures, texts, strict=True)):
             x = left + column * (cell + gap)
             if row == 0:

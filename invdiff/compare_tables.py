@@ -68,6 +68,12 @@ def references(sweep: Sweep, name: str | None) -> dict[tuple[str, ...], Job | No
 def notes(sweep: Sweep, against: Mapping[tuple[str, ...], Job | None]) -> list[str]:
     """What a reader of the tables must know: jobs left out, other versions or images, figures that are missing."""
     found = list(sweep.remarks)
+    labels: dict[str, dict[str, None]] = {}
+    for job in sweep.jobs:
+        if _has([job], "spread_skill"):
+            labels.setdefault(_label(job), {})[job.method] = None
+    if labels:
+        found.append("Spreads: " + "; ".join(f"{label} ({', '.join(who)})" for label, who in labels.items()) + ".")
     if not _has(sweep.jobs, "lpips"):
         found.append(_NO_LPIPS)
     found += [

@@ -183,7 +183,10 @@ def _read_job(place: Path, path: str) -> tuple[Job, list[str]]:
     names = {part: str(done["names"][part]) for part in (*TASK, *METHOD)}
     versions = {str(name): str(version) for name, version in done.get("versions", {}).items()}
     images: dict[str, Image] = {}
-    doubts = []
+    protocol = done.get("protocol") or {}
+    doubts = [
+        f"{path}: differs from its protocol {protocol.get('name')}: {text}" for text in protocol.get("differs", ())
+    ]
     with (place / "figures.csv").open(newline="") as handle:
         rows = list(csv.DictReader(handle))
     for row in rows:

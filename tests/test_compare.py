@@ -108,6 +108,15 @@ def test_pictures_and_draws_are_no_jobs(tmp_path):
     assert [job.path for job in read_sweep(folder).jobs] == ["."]
 
 
+def test_a_protocol_that_was_not_followed_is_said(tmp_path):
+    folder = write_job(tmp_path, "one", figures=rows([20.0]))
+    record = json.loads((folder / "done.json").read_text())
+    differs = {"name": "cbsd68_blur", "differs": ["noise.sigma is 0.05, not 0.02."]}
+    (folder / "done.json").write_text(json.dumps(record | {"protocol": differs}))
+    said = "one: differs from its protocol cbsd68_blur: noise.sigma is 0.05, not 0.02."
+    assert read_sweep(tmp_path).remarks == (said,)
+
+
 def test_other_versions_are_said(tmp_path):
     write_sweep(tmp_path, ["blur"])
     assert not read_sweep(tmp_path).remarks
@@ -197,6 +206,7 @@ def test_the_command_writes_tables_of_every_job(tmp_path, capsys):
     assert "halfway: not finished, left out" in printed
     assert "LPIPS: not computed: no weights." in printed
     assert "differences from tv / pnp_hqs" in printed
+    assert "Spreads: uncalibrated spread (natural / ddrm)." in printed
     with (tmp_path / "out" / "table.csv").open() as handle:
         table = list(csv.DictReader(handle))
     assert len(table) == 8
