@@ -46,10 +46,20 @@ def compare(folder: Path, *, out: Path | None, against: str | None, overwrite: b
     with output_folder(target, overwrite=overwrite or out is None) as stage:
         write_tables(sweep, chosen, stage)
         missing = compare_plots.write_plots(sweep, chosen, stage)
+        if out is None:
+            _forget(target, stage)
     print_tables(sweep, chosen)
     for sentence in missing:
         print(sentence)
     print(f"written to {target}")
+
+
+def _forget(target: Path, stage: Path) -> None:
+    """Remove the plots of an earlier time that there are none of now."""
+    for pattern in ("grid_*", "psnr_*", "spread_error.*"):
+        for path in target.glob(pattern):
+            if not (stage / path.name).exists():
+                path.unlink()
 
 
 def references(sweep: Sweep, name: str | None) -> dict[tuple[str, ...], Job | None]:

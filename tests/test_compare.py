@@ -236,6 +236,23 @@ def test_weights_of_lpips_make_a_column(tmp_path):
     assert "| a\\|&lt;b> | pnp_hqs | 2 | 21.00 | 0.525 | 0.250 |" in text
 
 
+def test_plots_of_an_earlier_time_do_not_stay(tmp_path, monkeypatch):
+    write_job(tmp_path, "one", figures=rows([20.0, 22.0]))
+    drawn = iter((("psnr_nfe.pdf", "grid_1_blur__tv.png"), ("psnr_nfe.pdf",)))
+
+    def draw(sweep: Sweep, against: object, folder: Path) -> list[str]:
+        for name in next(drawn):
+            (folder / name).write_text("plot")
+        return []
+
+    monkeypatch.setattr("invdiff.compare_plots.write_plots", draw)
+    for count in (2, 1):
+        assert main(["compare", str(tmp_path)]) == 0
+        (tmp_path / "compare" / "notes.md").write_text("mine")
+        names = {path.name for path in (tmp_path / "compare").iterdir()} - {"notes.md"}
+        assert len(names - {"table.csv", "table.md", "differences.csv"}) == count
+
+
 def test_what_is_no_sweep(tmp_path, capsys):
     assert main(["compare", str(tmp_path / "nowhere")]) == 2
     assert "nowhere is not a folder: give the folder that the sweep was written to." in capsys.readouterr().err
