@@ -141,6 +141,10 @@ def run(job: Job, note: str = "") -> State:
     """
     folder = job.folder
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "done.json").exists():
+        # Done with other images or weights: its draws are not gone on with.
+        for draws in folder.glob("draws*.zarr"):
+            shutil.rmtree(draws)
     for name in ("done.json", "failed.json", "error.txt"):
         (folder / name).unlink(missing_ok=True)
     print(f"{note}{job.title} ...", flush=True)

@@ -179,7 +179,7 @@ def test_jobs_whose_images_have_changed_run_again(out, tmp_path, capsys):
     from PIL import Image
 
     (tmp_path / "images").mkdir()
-    words = ["data=folder", f"data.path={tmp_path}/images", "operator=identity", "prior=gaussian", "solver=pnp_hqs"]
+    words = ["data=folder", f"data.path={tmp_path}/images", "operator=identity", *FAST, "draws=2", "store=true"]
     Image.fromarray(np.full((12, 12, 3), 90, np.uint8)).save(tmp_path / "images" / "a.png")
     assert main([*words, f"out={out}"]) == 0
     Image.fromarray(np.full((12, 12, 3), 91, np.uint8)).save(tmp_path / "images" / "a.png")
