@@ -13,7 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invdiff.operators import LinearOperator, Operator, gaussian_psf, random_mask
+from invdiff.operators import (
+    Identity,
+    LinearOperator,
+    Mask,
+    Operator,
+    Spectral,
+    gaussian_psf,
+    random_mask,
+    to_deepinv,
+)
 from invdiff.priors import Prior
 
 Slot = Callable[[Tensor, Any], Tensor]
@@ -41,6 +50,27 @@ def physics(task: str, size: int, sigma_y: float) -> Any:
         # The mask of `benchmarks.restoration`.
         return deepinv.physics.Inpainting(img_size=shape, mask=random_mask(shape, 0.3, seed=0), noise_model=noise)
     return deepinv.physics.Decolorize(channels=3, noise_model=noise)
+
+
+def same(operator: Operator, method: str, sigma_y: float) -> Any:
+    """An operator of ours inside deepinv, in closed form where its own classes have one; None where DDRM has none."""
+    import deepinv
+
+    noise = deepinv.physics.GaussianNoise(sigma_y)
+    if method != "ddrm":
+        return to_deepinv(operator, noise_model=noise)
+    if isinstance(operator, Identity):
+        return deepinv.physics.Denoising(noise_model=noise)
+    if isinstance(operator, Mask):
+        return deepinv.physics.Inpainting(operator.in_shape, mask=operator.singular.float(), noise_model=noise)
+    kernel = getattr(operator, "kernel", None)
+    if kernel is None or not isinstance(operator, Spectral):
+        return None
+    made = deepinv.physics.BlurFFT(operator.in_shape, filter=kernel[None, None].float(), noise_model=noise)
+    x = torch.rand(1, *operator.in_shape, generator=torch.Generator().manual_seed(0))
+    if float((made.A(x) - operator(x)).abs().max()) > 1e-4:
+        raise RuntimeError("deepinv's BlurFFT is not the same convolution as ours: compare its kernel's orientation.")
+    return made
 
 
 def denoiser(slot: Slot) -> Any:

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from invdiff import Likelihood, Posterior
 from invdiff.noise import GaussianNoise
-from invdiff.operators import Operator, gaussian_psf, random_mask, to_deepinv
 from invdiff.priors import GaussianPrior
 from invdiff.random import MemberRandom
 
@@ -32,20 +31,6 @@ CASES = (
     *("azula dps", "azula diffpir", "azula pigdm", "azula mmps", "azula mmps_5", "azula tmpd"),
 )
 Row = dict[str, float | str]
-
-
-def physics(name: str, operator: Operator, method: str) -> Any:
-    """The operator as deepinv's: its own where DDRM asks for its decomposition."""
-    import deepinv
-
-    noise = deepinv.physics.GaussianNoise(SIGMA_Y)
-    if method != "ddrm":
-        return to_deepinv(operator, noise_model=noise)
-    if name == "inpaint":
-        return deepinv.physics.Inpainting(img_size=SHAPE, mask=random_mask(SHAPE, 0.5, seed=0), noise_model=noise)
-    if name == "blur":
-        return deepinv.physics.BlurFFT(SHAPE, filter=gaussian_psf(1.0)[None, None].float(), noise_model=noise)
-    return deepinv.physics.Denoising(noise_model=noise) if name == "denoise" else None
 
 
 class CountedSlot:
@@ -69,7 +54,7 @@ def run(cases: Sequence[str], measurements: int, draws: int) -> Iterator[Row]:
         references = [exact.sample(draws, seed=3) for exact in exacts]
         for case in cases:
             library, method = case.split()
-            own = physics(name, operator, method) if library == "deepinv" else operator
+            own = peers.same(operator, method, SIGMA_Y) if library == "deepinv" else operator
             if own is None:
                 continue
             clock, slot, figures = time.monotonic(), CountedSlot(prior), []

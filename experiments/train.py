@@ -1,9 +1,9 @@
 """Train a prior on a folder of images: `python -m experiments.train data=DIR`.
 
 A diffusion prior (network=unet) or a denoiser (network=dncnn, ffdnet or drunet). The settings, each with its meaning,
-are in `experiments/training/train.yaml`; `docs/training.md` is a page on how to use them. A run that was stopped or killed
-goes on when the same command is given again. Raising or lowering `steps` between two runs moves the start of the linear
-decay and nothing before it.
+are in `experiments/training/train.yaml`; `docs/training.md` is a page on how to use them. A run that was stopped or
+killed goes on when the same command is given again. Raising or lowering `steps` between two runs moves the start of the
+linear decay and nothing before it.
 """
 
 from __future__ import annotations
