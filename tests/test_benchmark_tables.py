@@ -1,0 +1,31 @@
+"""The tables of benchmarks/README.md are those of the tracked results, and every script it names is there."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from benchmarks import tables
+
+TEXT = tables.PAGE.read_text()
+
+
+def test_the_page_is_what_the_results_say():
+    assert tables.page(TEXT) == TEXT, "run python -m benchmarks.tables"
+
+
+def test_every_table_is_on_the_page():
+    assert set(re.findall(r"<!-- (\w+) -->", TEXT)) == {*tables.TABLES, "end"}
+
+
+def test_every_script_it_names_is_there():
+    named = re.findall(r"benchmarks\.(\w+)", TEXT) + re.findall(r"`\.(\w+)[ `]", TEXT)
+    assert len(named) > 10
+    for name in named:
+        assert (tables.ROOT / f"{name}.py").is_file(), name
+
+
+def test_a_table_nobody_knows_is_an_error():
+    with pytest.raises(KeyError):
+        tables.page("<!-- unknown -->\n<!-- end -->")
