@@ -226,9 +226,7 @@ def _text(here: dict[str, Row], reference: dict[str, Row], names: Sequence[str],
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--quick", action="store_true", help="one 32x32 crop, six methods, two tasks: 2 minutes"
-    )
+    parser.add_argument("--quick", action="store_true", help="one 32x32 crop, six methods, two tasks: 2 minutes")
     parser.add_argument("--sets", nargs="*", default=list(SETS), choices=SETS, metavar="SET")
     parser.add_argument("--crops", type=int, default=4, help="images of each set")
     parser.add_argument("--size", type=int, default=64, help="side of a crop, pixels")
