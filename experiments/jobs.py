@@ -35,7 +35,7 @@ from .figures import COLUMNS, figures, one_image, write_pictures
 from .memory import Peak
 from .sources import Picture
 
-__all__ = ["GROUPS", "Job", "State", "current", "run", "state"]
+__all__ = ["GROUPS", "TITLE", "Job", "State", "current", "run", "state"]
 
 GROUPS = ("data", "operator", "noise", "prior", "solver")
 TITLE = ("data", "operator", "prior", "solver")
@@ -52,7 +52,7 @@ class Job:
     Args:
         settings: the resolved configuration, without `hydra`.
         names: the choice in each of `GROUPS`.
-        varied: the overrides, other than choices of groups, in which it differs from other jobs of its sweep.
+        varied: the overrides, other than choices of `TITLE`, in which it differs from other jobs of its sweep.
         allow: what its configuration may call beside the list.
     """
 

@@ -32,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .build import check
 from .hydra_tree import check_hydra, check_search_path
-from .jobs import GROUPS, Job, State, current, run, state
+from .jobs import GROUPS, TITLE, Job, State, current, run, state
 
 __all__ = ["compose", "main", "run_job"]
 
@@ -165,7 +165,7 @@ def _plan(hydra: Hydra, master: DictConfig, many: bool, allow: Sequence[str]) ->
     for own in batch:
         cfg = hydra.config_loader.load_sweep_config(master, list(own))
         _check_tree(cfg, allow)
-        varied = [word for word in own if word not in common and word.partition("=")[0] not in GROUPS]
+        varied = [word for word in own if word not in common and word.partition("=")[0] not in TITLE]
         planned.append((list(own), _checked(cfg, varied, allow)))
     return planned
 
@@ -254,22 +254,25 @@ def _print(jobs: dict[str, Job], states: dict[str, State]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    heads = ("operator", "prior", "solver", "PSNR", "draw", "SSIM", "CRPS", "90 %", "chi2", "NFE", "s")
+    heads = ("PSNR", "draw", "SSIM", "CRPS", "90 %", "chi2", "NFE", "s")
     columns = ("psnr_mean", "psnr_draw", "ssim_mean", "crps", "coverage90", "chi2", "nfe", "seconds")
     digits = (2, 2, 3, 4, 2, 2, 0, 1)
+    usual = ("operator", "prior", "solver")
+    groups = [group for group in TITLE if group in usual or len({job.names[group] for job in jobs.values()}) > 1]
     table = Table(box=None, pad_edge=False)
-    for number, head in enumerate(heads):
-        table.add_column(head, justify="left" if number < 3 else "right", no_wrap=True)
+    for head in (*groups, *heads):
+        table.add_column(head, justify="left" if head in groups else "right", no_wrap=True)
     for key, found in states.items():
         cells = []
         for column, places in zip(columns, digits, strict=True):
             values = [float(row[column]) for row in found.rows if row[column]]
             cells.append(f"{sum(values) / len(values):.{places}f}" if values else "-")
-        names = jobs[key].names
-        table.add_row(*(names[group] for group in ("operator", "prior", "solver")), *cells)
+        *chosen, solver = (jobs[key].names[group] for group in groups)
+        table.add_row(*chosen, " ".join([solver, *jobs[key].varied]), *cells)
     console = Console(soft_wrap=True, highlight=False, markup=False, width=160)
-    console.print(table)
-    console.print("Means over the images; of point estimates CRPS is the mean absolute error. s: seconds an image.")
+    if any(found.rows for found in states.values()):
+        console.print(table)
+        console.print("Means over the images; of point estimates CRPS is the mean absolute error. s: seconds an image.")
     for key, found in states.items():
         if found.status != "done":
             said = found.sentence or "it left nothing: it was interrupted, or its process was ended."

@@ -211,6 +211,18 @@ def test_draws_are_kept_where_asked(out):
     assert Posterior.load(folder / "draws.zarr").shape == (3, 2, 3, 24, 24)
 
 
+def test_the_table_says_in_what_jobs_differ(out, capsys):
+    words = ["-m", "prior=gaussian", "solver=ddrm", "solver.steps=3,4", "noise=gaussian,poisson"]
+    assert run(out, *words, "draws=2") == 0
+    said = capsys.readouterr()
+    table = said.out.split("operator ")[1]
+    assert table.split()[:3] == ["prior", "solver", "PSNR"]
+    found = {tuple(line.split()[:5]) for line in table.splitlines()[1:5]}
+    pairs = [(steps, noise) for steps in (3, 4) for noise in ("gaussian", "poisson")]
+    assert found == {("mask", "gaussian", "ddrm", f"solver.steps={steps}", f"noise={noise}") for steps, noise in pairs}
+    assert "ddrm_solver.steps=3_noise=poisson: not applicable: DDRM needs GaussianNoise" in table
+
+
 def test_the_command_is_the_same(out, capsys):
     assert cli.main(["experiment", *SMALL, f"out={out}", *FAST]) == 0
     assert len(folders(out)) == 1
