@@ -7,7 +7,7 @@ and Ito 2008, "Color Universal Design", which colour-blind readers tell apart; e
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,8 @@ def save(figure: Figure, path: Path) -> None:
 def cost_plot(sweep: Sweep, figure: str, against: Mapping[tuple[str, ...], Job | None] | None = None) -> Figure:
     """PSNR of the mean against "nfe" or "seconds", a panel a task: priors by colour, solvers by mark.
 
+    Passes back through a denoiser count as calls, as they cost at least as much.
+
     Each point is a job's mean over images; jobs of one prior and solver are joined. Its bar is the 95 % interval of the
     difference from the task's reference, as the difficulty of the images, which all share, is no doubt about a method.
     Priors of the same number of calls stand a little beside each other.
@@ -75,14 +77,17 @@ def cost_plot(sweep: Sweep, figure: str, against: Mapping[tuple[str, ...], Job |
     found = {task: jobs for task, jobs in found.items() if jobs}
     plot, panels = _panels(len(found), PAGE)
     colours, marks = _looks(sweep)
+    back = any(mean(job, "nfe_backward") > 0 for job in sweep.jobs)
+    calls = "denoiser calls and passes back, a draw" if back else "denoiser calls a draw"
+    label = calls if figure == "nfe" else "seconds an image"
     for axes, (task, jobs) in zip(panels, found.items(), strict=True):
         ends: dict[str, tuple[float, float]] = {}
         other = best(jobs) if against is None else against[task]
-        costs = [mean(job, figure) for job in jobs]
+        costs = [_cost(job, figure) for job in jobs]
         step = 1 + 0.007 * math.log(2 * max(costs) / min(costs)) if figure == "nfe" else 1.0
         for prior, solver in dict.fromkeys((_plain(job, "prior"), _plain(job, "solver")) for job in jobs):
             own = [job for job in jobs if (_plain(job, "prior"), _plain(job, "solver")) == (prior, solver)]
-            points = sorted((mean(job, figure), mean(job, "psnr_mean"), *_bar(job, other)) for job in own)
+            points = sorted((_cost(job, figure), mean(job, "psnr_mean"), *_bar(job, other)) for job in own)
             x, y, low, high = (list(values) for values in zip(*points, strict=True))
             x = [value * step ** (list(colours).index(prior) - (len(colours) - 1) / 2) for value in x]
             axes.plot(x, y, marker=marks[solver], color=colours[prior], markersize=4.5, linewidth=1.0)
@@ -94,10 +99,10 @@ def cost_plot(sweep: Sweep, figure: str, against: Mapping[tuple[str, ...], Job |
         _plain_log_ticks(axes)
         axes.set_title(sweep.title(task), loc="left")
         axes.set_ylabel("PSNR of the mean, dB")
-        axes.set_xlabel("denoiser calls a draw" if figure == "nfe" else "seconds an image")
+        axes.set_xlabel(label)
         axes.margins(x=0.12, y=0.1)
         axes.grid(axis="y", color="0.9", linewidth=0.5)
-        _label_ends(axes, ends, colours)
+        _label_ends(axes, ends, colours, gap=0.06 if figure == "nfe" else 0.0)
     _legend(plot, sweep.jobs, marks)
     return plot
 
@@ -176,6 +181,11 @@ def _point(job: Job, figure: str) -> bool:
     return not math.isnan(mean(job, "psnr_mean")) and mean(job, figure) > 0
 
 
+def _cost(job: Job, figure: str) -> float:
+    back = mean(job, "nfe_backward")
+    return mean(job, figure) + (back if figure == "nfe" and back > 0 else 0.0)
+
+
 def _bar(job: Job, other: Job | None) -> tuple[float, float]:
     if other is None or job is other:
         return math.nan, math.nan
@@ -206,16 +216,22 @@ def _plain_log_ticks(axes: Axes) -> None:
             axis.set_minor_formatter(NullFormatter())
 
 
-def _label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]], colours: Mapping[str, str]) -> None:
-    """Name each prior right of its last point, moved up or down where names would overlap."""
+def _label_ends(
+    axes: Axes, ends: Mapping[str, tuple[float, float]], colours: Mapping[str, str], gap: float = 0.0
+) -> None:
+    """Name each prior right of its last point, moved up or down where names would overlap.
+
+    Points with less than a gap (share of the panel's width) between them are a column, and named right of it.
+    """
     # The limits are settled here, as names are placed in shares of the panel.
     axes.set_xlim(axes.get_xlim())
     axes.set_ylim(axes.get_ylim())
-    places = axes.transAxes.inverted().transform(axes.transData.transform(list(ends.values())))
+    places = axes.transAxes.inverted().transform(axes.transData.transform(list(ends.values()))).tolist()
     letter, line = 0.024, 0.085  # of a panel's width and height, for letters of 7 points
-    boxes = [(float(x) + 0.03, float(y), letter * len(prior)) for prior, (x, y) in zip(ends, places, strict=True)]
+    lefts = [_column_end(x, [other for other, _ in places], gap) + 0.03 for x, _ in places]
+    boxes = [(left, y, letter * len(prior)) for left, (_, y), prior in zip(lefts, places, ends, strict=True)]
     heights = _apart(boxes, line)
-    for prior, (left, y, _), height in zip(ends, boxes, heights, strict=True):
+    for prior, (x, y), (left, _, _), height in zip(ends, places, boxes, heights, strict=True):
         line_look = {"arrowstyle": "-", "color": colours[prior], "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
         axes.annotate(
             prior,
@@ -225,15 +241,23 @@ def _label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]], colours: Ma
             va="center",
             fontsize=7,
             color=colours[prior],
-            arrowprops=line_look if abs(height - y) > 0.02 else None,
+            arrowprops=line_look if abs(height - y) > 0.02 or left - x > 0.06 else None,
         )
+
+
+def _column_end(x: float, others: Iterable[float], gap: float) -> float:
+    """Where the points end that stand beside each other with no more than a gap between them."""
+    for other in sorted(others):
+        if x < other <= x + gap:
+            x = other
+    return x
 
 
 def _apart(boxes: Sequence[tuple[float, float, float]], line: float) -> list[float]:
     """Heights of labels (left, height, width), moved until no two that share a stretch are closer than a line."""
     heights = [height for _, height, _ in boxes]
     order = sorted(range(len(boxes)), key=lambda place: heights[place])
-    for _ in range(200):
+    for _ in range(300):
         for i, below in enumerate(order):
             for above in order[i + 1 :]:
                 (a, _, wide_a), (b, _, wide_b) = boxes[below], boxes[above]
@@ -241,6 +265,7 @@ def _apart(boxes: Sequence[tuple[float, float, float]], line: float) -> list[flo
                 if short > 1e-6 and a < b + wide_b and b < a + wide_a:
                     heights[below] -= short / 2
                     heights[above] += short / 2
+        heights = [min(max(height, line / 2), 1 - line / 2) for height in heights]
     return heights
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from invdiff.compare import best
 from invdiff.compare_grid import bold_best, picture_grid
-from invdiff.compare_plots import _apart, cost_plot, spread_plot, write_plots
+from invdiff.compare_plots import _apart, _column_end, cost_plot, spread_plot, write_plots
 from invdiff.sweep import read_sweep
 from tests.sweeps import rows, write_job, write_sweep
 
@@ -118,6 +118,24 @@ def test_names_move_apart_only_where_they_overlap():
     near = _apart([(0.1, 0.50, 0.2), (0.1, 0.51, 0.2)], 0.1)
     assert near == pytest.approx([0.455, 0.555])
     assert _apart([(0.1, 0.50, 0.2), (0.6, 0.51, 0.2)], 0.1) == [0.50, 0.51]
+
+
+def test_names_stay_in_the_panel_and_stand_right_of_a_column():
+    low, high = _apart([(0.1, 0.0, 0.2), (0.1, 0.01, 0.2)], 0.1)
+    assert low >= 0.05 - 1e-9
+    assert high - low == pytest.approx(0.1, abs=0.01)
+    assert _column_end(0.1, [0.9, 0.15, 0.1, 0.2, 0.3], 0.06) == 0.2
+    assert _column_end(0.1, [0.15], 0.0) == 0.1
+
+
+def test_passes_back_are_calls(tmp_path):
+    figures = rows([20.0, 22.0], nfe=24)
+    for row in figures.values():
+        row["nfe_backward"] = 16
+    write_job(tmp_path, "one", figures=figures, pictures=False)
+    (axes,) = cost_plot(read_sweep(tmp_path), "nfe").axes
+    assert axes.get_xlabel() == "denoiser calls and passes back, a draw"
+    assert [float(x) for line in axes.lines for x in line.get_xdata()] == [40.0]
 
 
 def test_the_best_of_one_is_not_bold():
