@@ -63,6 +63,18 @@ class Mask(Spectral):
     def singular(self) -> Tensor:
         return self._master("mask")
 
+    def singular_as(self, like: Tensor) -> Tensor:
+        full = super().singular_as(like)
+        if len(self.in_shape) != 3:
+            return full
+
+        def build() -> Tensor:
+            # What all channels share is kept once, and weights made of it are computed once.
+            first = full[..., :1, :, :]
+            return first.contiguous() if torch.equal(first.expand_as(full), full) else full
+
+        return self._cached(("thin", full.dtype, like.device), build)
+
     def with_channels(self, channels: int) -> Spectral | None:
         mask = self._master("mask")
         if len(self.in_shape) != 3:
@@ -89,7 +101,7 @@ class Mask(Spectral):
         return self._damped_weight(y, damping) * y
 
     def damped_step(self, z: Tensor, coordinates: Tensor, damping: float | Tensor) -> Tensor:
-        gap = coordinates - self._constant("mask", z) * z
+        gap = coordinates - self.singular_as(z) * z
         return torch.addcmul(z, self._damped_weight(gap, damping), gap)
 
     def ut(self, y: Tensor) -> Tensor:
