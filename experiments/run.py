@@ -243,7 +243,11 @@ def _run(hydra: Hydra, master: DictConfig, planned: Sequence[Planned], allow: Se
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(master))
         task = partial(run_job, allow=tuple(allow), note=note, jobs=jobs)
         launcher = Plugins.instance().instantiate_launcher(context, task, master)
-        launcher.launch(list(missing.values()), initial_job_idx=0)
+        try:
+            launcher.launch(list(missing.values()), initial_job_idx=0)
+        except Exception as error:
+            # Jobs raise nothing: this is a process of the launcher that was ended, and others may still run.
+            print(f"The launcher stopped: {type(error).__name__}: {_sentence(error)}", flush=True)
     states = {key: state(job) for key, job in jobs.items()}
     _print(jobs, states)
     worst = {found.status for found in states.values()}

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 
 from invdiff import cli
 from invdiff.experiments import jobs as jobs_module
@@ -242,6 +243,21 @@ def test_ctrl_c_ends_the_sweep(out, monkeypatch, capsys):
     assert said.out.count(" ...") == 1
     assert "the same line goes on with the rest" in said.err
     assert not list(out.glob("*/done.json"))
+
+
+def test_a_launcher_that_stops_leaves_a_table(out, monkeypatch, capsys):
+    launch = BasicLauncher.launch
+
+    def stopping(self, job_overrides, initial_job_idx):
+        launch(self, job_overrides[:1], initial_job_idx)
+        raise RuntimeError("process 7 was ended")
+
+    monkeypatch.setattr(BasicLauncher, "launch", stopping)
+    assert run(out, "-m", *FAST, "prior=gaussian,median") == 1
+    said = capsys.readouterr().out
+    assert "The launcher stopped: RuntimeError: process 7 was ended" in said
+    assert "skimage_mask_median_ddrm: missing: it left nothing" in said
+    assert len(list(out.glob("*/done.json"))) == 1
 
 
 def test_your_own_prior_takes_a_flag(out, tmp_path, monkeypatch, capsys):
