@@ -26,6 +26,14 @@ def test_every_script_it_names_is_there():
         assert (tables.ROOT / f"{name}.py").is_file(), name
 
 
+def test_the_rows_of_the_readme_are_rows_of_the_page():
+    readme = (tables.ROOT.parent / "README.md").read_text()
+    section = readme.split("## Against deepinv and azula")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ") and "---" not in line]
+    assert len(rows) > 5
+    assert set(rows) <= set(TEXT.splitlines())
+
+
 def test_a_table_nobody_knows_is_an_error():
     with pytest.raises(KeyError):
         tables.page("<!-- unknown -->\n<!-- end -->")
