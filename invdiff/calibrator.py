@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .posterior import DEPENDENT, Posterior
+from .provenance import write_whole
 from .risk import check_terms
 from .stored import differences
 
@@ -110,7 +111,7 @@ class Calibrator:
         return f"{self.method}, {percent(self.level)}, {chance}{self.images} images"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to a JSON file.
+        """Write it to a JSON file, whole or not at all.
 
         Raises:
             FileNotFoundError: if the folder of the file does not exist.
@@ -119,7 +120,7 @@ class Calibrator:
         if not target.parent.is_dir():
             raise FileNotFoundError(f"There is no folder {target.parent} to save {target.name} in: make it first.")
         content = {"written_by": MARK, "format": FORMAT, **asdict(self), "guarantee": self.guarantee}
-        target.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_whole(target, f"{json.dumps(content, indent=2, allow_nan=False)}\n".encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibrator:
@@ -144,11 +145,12 @@ class Calibrator:
         try:
             calibrator = cls(**(fields | {"sha256": tuple(fields.get("sha256", ()))}))
             check_terms(calibrator.method, calibrator.level, calibrator.delta)
-            sound = 0 < calibrator.scale < math.inf and calibrator.images > 0
+            if not (0 < calibrator.scale < math.inf and calibrator.images > 0):
+                raise ValueError(f"the scale is {calibrator.scale}, of {calibrator.images} images")
+            if not isinstance(calibrator.settings, dict):
+                raise TypeError(f"the settings are {calibrator.settings!r}")
         except (TypeError, ValueError) as error:
             raise ValueError(f"{target} is damaged ({error}): calibrate again, or take a copy.") from error
-        if not sound:
-            raise ValueError(f"{target} is damaged (the scale is {calibrator.scale}): calibrate again, or take a copy.")
         return calibrator
 
 

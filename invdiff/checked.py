@@ -280,6 +280,8 @@ class Check:
             FileNotFoundError: there is no such file.
             ValueError: it is something else.
         """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path} is not there: expected a file that Check.save wrote.")
         try:
             found = json.loads(Path(path).read_text())
             if found["format"] != _FORMAT:

@@ -19,8 +19,11 @@ are not independent at every pixel, they may leave [0, 1] a little, and are held
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +38,7 @@ from .likelihood import Likelihood
 from .measured_part import MeasuredPart
 from .operators import Blur, LinearOperator, gaussian_psf
 from .posterior import Posterior
+from .provenance import write_whole
 
 __all__ = ["MeasuredOrConjured", "measured_or_conjured"]
 
@@ -82,7 +86,7 @@ class MeasuredOrConjured:
         return x - self.measured(x)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the maps and the record (as JSON) to an .npz file.
+        """Write the maps and the record (as JSON) to an .npz file, whole or not at all.
 
         Raises:
             ValueError: if the name does not end in .npz.
@@ -94,7 +98,9 @@ class MeasuredOrConjured:
         if not target.parent.is_dir():
             raise FileNotFoundError(f"There is no folder {target.parent} to save {target.name} in: make it first.")
         maps = {name: getattr(self, name).cpu().numpy() for name in _MAPS}
-        np.savez_compressed(target, record=np.array(json.dumps(self.record)), **maps)
+        held = io.BytesIO()
+        np.savez_compressed(held, record=np.array(json.dumps(self.record)), **maps)
+        write_whole(target, held.getvalue())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> MeasuredOrConjured:
@@ -104,11 +110,16 @@ class MeasuredOrConjured:
             FileNotFoundError: if there is no such file.
             ValueError: if it was not written by `save`.
         """
-        with np.load(Path(path), allow_pickle=False) as held:
-            if not {"record", *_MAPS} <= set(held.files):
-                raise ValueError(f"{path} holds {', '.join(held.files)}: expected a file written by save.")
-            variance, detail, agreement = (torch.from_numpy(held[name]) for name in _MAPS)
-            return cls(variance, detail, agreement, json.loads(str(held["record"])))
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path} is not there: expected a file written by save.")
+        try:
+            with zipfile.ZipFile(path), np.load(Path(path), allow_pickle=False) as held:
+                if not {"record", *_MAPS} <= set(held.files):
+                    raise ValueError(f"it holds {', '.join(held.files)}")
+                variance, detail, agreement = (torch.from_numpy(held[name]) for name in _MAPS)
+                return cls(variance, detail, agreement, json.loads(str(held["record"])))
+        except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path} is no saved split ({error}): expected a file written by save.") from error
 
 
 def measured_or_conjured(

@@ -78,7 +78,7 @@ def test_saved_checks_are_whole_and_others_refused(tmp_path) -> None:
     for name in ("other", "list", "text"):
         with pytest.raises(ValueError, match=r"is no saved check .* expected a file that Check.save wrote"):
             Check.load(tmp_path / f"{name}.json")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"none.json is not there: expected a file that Check.save wrote"):
         Check.load(tmp_path / "none.json")
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         found.save(tmp_path / "none" / "check.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,7 +135,9 @@ def test_a_calibrator_comes_back_from_its_file(tmp_path):
         ('{"scale": 1}', "calibrator.json is no calibrator"),
         ('{"written_by": "invdiff calibrator", "format": 9}', "has the format 9, and this invdiff reads 1"),
         ('{"written_by": "invdiff calibrator", "format": 1}', "calibrator.json is damaged"),
-        ({"scale": -1.0}, r"calibrator.json is damaged \(the scale is -1.0\)"),
+        ({"scale": -1.0}, r"calibrator.json is damaged \(the scale is -1.0, of 168 images\)"),
+        ({"images": 0}, r"calibrator.json is damaged \(the scale is 1.5, of 0 images\)"),
+        ({"settings": ["solver"]}, r"calibrator.json is damaged \(the settings are \['solver'\]\)"),
         ({"scale": "1"}, "calibrator.json is damaged"),
         ({"method": "other"}, r"calibrator.json is damaged \(method is 'other'"),
     ],
@@ -145,6 +148,19 @@ def test_files_that_are_no_calibrators_are_refused(tmp_path, content, words):
     path.write_text(content if isinstance(content, str) else json.dumps(json.loads(path.read_text()) | content))
     with pytest.raises(ValueError, match=words):
         Calibrator.load(path)
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "calibrator.json"
+    CALIBRATOR.save(path)
+
+    def full(self, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        dataclasses.replace(CALIBRATOR, scale=2.0).save(path)
+    assert Calibrator.load(path) == CALIBRATOR and list(tmp_path.iterdir()) == [path]
 
 
 def test_paths_that_are_not_there(tmp_path):

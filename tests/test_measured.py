@@ -181,8 +181,35 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         split.save(tmp_path / "absent" / "split.npz")
     np.savez(tmp_path / "other.npz", a=np.zeros(2))
-    with pytest.raises(ValueError, match="holds a: expected a file written by save"):
+    with pytest.raises(
+        ValueError, match=r"other.npz is no saved split \(it holds a\): expected a file written by save"
+    ):
         MeasuredOrConjured.load(tmp_path / "other.npz")
+
+
+def test_files_that_are_no_splits_are_refused_and_none_is_half_written(tmp_path: Path, monkeypatch) -> None:
+    split = measured_or_conjured(Posterior(normal(4, *SHAPE), {}), likelihood_of(Identity(SHAPE)))
+    path = tmp_path / "split.npz"
+    split.save(path)
+    kept = path.read_bytes()
+
+    def full(self, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="No space left"):
+            split.save(path)
+    assert path.read_bytes() == kept and list(tmp_path.iterdir()) == [path]
+    np.save(tmp_path / "array.npy", np.zeros(2))
+    (tmp_path / "text.npz").write_text("no archive")
+    (tmp_path / "cut.npz").write_bytes(kept[:200])
+    (tmp_path / "damaged.npz").write_bytes(kept[:300] + bytes(200) + kept[500:])
+    for name in ("array.npy", "text.npz", "cut.npz", "damaged.npz"):
+        with pytest.raises(ValueError, match=rf"{name} is no saved split \(.*: expected a file written by save"):
+            MeasuredOrConjured.load(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="none.npz is not there: expected a file written by save"):
+        MeasuredOrConjured.load(tmp_path / "none.npz")
 
 
 def test_refusals() -> None:
