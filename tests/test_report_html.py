@@ -11,16 +11,19 @@ import re
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import avg_pool2d
 
 import invdiff.html.report
-from invdiff import Posterior, sample
+from invdiff import Posterior, sample, statistics
 from invdiff.cli import main
 from invdiff.conformal import Calibrator
 from invdiff.html import write_report
+from invdiff.html.pictures import _place
 from invdiff.images import write_image
 from invdiff.operators import Blur, Identity, gaussian_psf
 from invdiff.priors import GaussianPrior
 from invdiff.provenance import read
+from invdiff.record import describe
 from invdiff.solvers import DDRM
 from tests.report_page import SHAPE, data_of, pixels, run
 
@@ -249,6 +252,50 @@ def test_what_cannot_be_split_is_said(tmp_path):
     text = page(tmp_path, posterior, sigma=0.1, **given)
     assert "Residual chi²" in text
     assert 'class="notes"' not in text
+
+
+def test_without_an_svd_the_split_takes_one_tau_and_says_so(tmp_path, monkeypatch):
+    operator = Blur(gaussian_psf(0.8), SHAPE, boundary="zero")
+    noise = {"name": "GaussianNoise", "sigma": 0.1}
+    posterior, contents = run(operator=describe(operator), noise=noise)
+    given = {"measurement": operator(contents.truth[None])[0], "operator": operator}
+    monkeypatch.setattr("invdiff.measured_part.square_root", None)  # what takes minutes
+    text = page(tmp_path, posterior, **given)
+    assert "as if images varied by 0.25 in every direction, as there is no SVD of operator and noise" in text
+    assert [tint["key"] for tint in data_of(text)["tints"]] == ["variance", "detail"]
+    # Noise that varies by pixel has no SVD with a blur, but one with a mask.
+    posterior, contents = run(noise={"name": "PoissonNoise", "gain": 0.01})
+    assert "in every direction" not in page(tmp_path, posterior, **known(contents))
+    operator = Blur(gaussian_psf(0.8), SHAPE)
+    posterior, _ = run(operator=describe(operator), noise={"name": "PoissonNoise", "gain": 0.01})
+    assert "in every direction" in page(tmp_path, posterior, **given | {"operator": operator})
+
+
+def test_dependent_draws_are_not_ranked(tmp_path):
+    posterior, contents = run(cloud=4)
+    dependent = Posterior(posterior.draws, posterior.record, f"{posterior.label} of dependent draws")
+    text = page(tmp_path, dependent, **known(contents))
+    assert "Coverage and rank of the truth are not shown: the draws depend on each other" in text
+    assert "Against the truth" not in text and '<th scope="row">Coverage' not in text
+    assert "Against the truth" in page(tmp_path, posterior, **known(contents))
+
+
+@pytest.mark.parametrize("align", [1, 4])
+def test_the_window_lies_where_the_mean_spread_is_largest(align):
+    std = torch.rand(1, 24, 32, generator=torch.Generator().manual_seed(0))
+    window = _place(std, 24, 32, 0.3, align)
+    assert window.top % align == window.left % align == window.height % align == window.width % align == 0
+    means = avg_pool2d(std[None], (window.height, window.width), stride=align)
+    assert float(window.of(std).mean()) == pytest.approx(float(means.max()))
+
+
+def test_mean_and_std_are_computed_once(tmp_path, monkeypatch):
+    posterior, contents = run()
+    asked = []
+    monkeypatch.setattr(statistics, "moments", lambda *a, moments=statistics.moments: asked.append(1) or moments(*a))
+    page(tmp_path, posterior, measurement=contents.measurement, truth=contents.truth, sigma=0.1)
+    assert len(asked) == 1
+    assert posterior._kept_moments is None, "draws in memory may change"
 
 
 @pytest.mark.parametrize(

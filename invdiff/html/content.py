@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from ..contents import Contents, contents, require_same_operator
 from ..likelihood import Likelihood
 from ..metrics import psnr, spread_over_error
 from ..noise import GaussianNoise, NoiseModel
-from ..operators import Operator
+from ..operators import Identity, Mask, Operator, Spectral
 from ..posterior import Posterior
 from ..provenance import describe
 from ..restoration import figures
@@ -31,6 +32,8 @@ __all__ = ["Report", "Shown", "assemble"]
 # Values of all draws together that are split into measured and invented, about a minute's work, and the fewest draws.
 _MOST_VALUES = 2**22
 _FEW = 8
+# How much images vary, where the split by frequency would take minutes: about the std of photographs in [0, 1].
+_PRIOR_STD = 0.25
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,9 @@ def assemble(
         raise ValueError(f"The draws have shape {shape}: a report shows images of 1 or 3 channels, (C, H, W).")
     if drawn.usable == 0:
         raise ValueError("Every draw failed, so that there is nothing to show: see the record for the steps.")
+    # Mean and std are asked for again and again, and draws in memory are gone through each time: a copy keeps them.
+    drawn = copy.copy(drawn)
+    drawn._kept_moments = drawn._moments()
     if given.operator is not None:
         require_same_operator(given.operator, posterior.record.get("operator"))
     if sigma is not None:
@@ -140,7 +146,12 @@ def assemble(
         "row": row,
         "column": column,
     }
-    scores = against_truth(worth, truth) if spread and truth is not None else None
+    scores = against_truth(worth, truth) if spread and truth is not None and not drawn.dependent else None
+    if spread and truth is not None and drawn.dependent:
+        notes.append(
+            "Coverage and rank of the truth are not shown: the draws depend on each other, so that they would be off "
+            "even where the spread is right."
+        )
     found = _figures(drawn, y, operator, known.noise, truth, mean) | shares
     found |= found.get("monte_carlo") or montecarlo.figures(drawn) or {}
     if std is not None:
@@ -184,7 +195,9 @@ def _one(posterior: Posterior, known: Contents, number: int) -> tuple[Posterior,
     if operator is not None:
         operator = operator.take([number])
     draws = torch.cat([block[:, number] for block in posterior.blocks()])
-    failed = [entry | {"measurement": 0} for entry in posterior.record["failed"] if entry["measurement"] == number]
+    failed = [
+        entry | {"measurement": 0} for entry in posterior.record.get("failed", ()) if entry["measurement"] == number
+    ]
     record = posterior.record | {"batched": False, "measurements": 1, "failed": failed, "measurement": number}
     truth = own(known.truth, len(posterior.shape) - 2)
     return Posterior(draws, record, posterior.label), Contents(y, truth, operator, noise)
@@ -324,19 +337,32 @@ def _split(
         return {}, {}
     draws = torch.stack([draw for _, draw in itertools.islice(posterior.each(), count)])
     record = posterior.record | {"draws": count, "failed": []}
+    prior_std = None if _has_root(operator, noise) else _PRIOR_STD
     try:
-        split = measured_or_conjured(Posterior(draws, record, posterior.label), Likelihood(y, operator, noise))
+        likelihood = Likelihood(y, operator, noise)
+        split = measured_or_conjured(Posterior(draws, record, posterior.label), likelihood, prior_std)
     except (TypeError, ValueError) as error:
         notes.append(f"What the prior invented is not shown: {error}")
         return {}, {}
     if count < posterior.usable:
         notes.append(f"What the prior invented is computed from the first {count} draws.")
+    if prior_std is not None:
+        notes.append(
+            f"What the prior invented is computed as if images varied by {prior_std} in every direction, as there is "
+            "no SVD of operator and noise: measured_or_conjured takes their power by frequency, in minutes."
+        )
     maps = {
         "variance": ("share of the variance", split.invented_variance),
         "detail": ("share of fine detail", split.invented_detail),
     }
     flat = {key: (name, values.cpu().float().mean(0)) for key, (name, values) in maps.items()}
     return flat, split.record["whole"]
+
+
+def _has_root(operator: Operator, noise: NoiseModel) -> bool:
+    """Whether the square root of A^T R^-1 A is known in closed form, R the noise's covariance."""
+    level = noise.sigma if isinstance(noise, GaussianNoise) else None
+    return isinstance(operator, Spectral) and (isinstance(level, int | float) or isinstance(operator, Mask | Identity))
 
 
 def _figures(
