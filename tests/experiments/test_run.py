@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.plugins import Plugins
 
 from invdiff import cli
 from invdiff.experiments import jobs as jobs_module
@@ -246,13 +246,20 @@ def test_ctrl_c_ends_the_sweep(out, monkeypatch, capsys):
 
 
 def test_a_launcher_that_stops_leaves_a_table(out, monkeypatch, capsys):
-    launch = BasicLauncher.launch
+    make = Plugins.instantiate_launcher
 
-    def stopping(self, job_overrides, initial_job_idx):
-        launch(self, job_overrides[:1], initial_job_idx)
-        raise RuntimeError("process 7 was ended")
+    def broken(*words):
+        launcher = make(*words)
+        launch = launcher.launch
 
-    monkeypatch.setattr(BasicLauncher, "launch", stopping)
+        def stopping(job_overrides, initial_job_idx):
+            launch(job_overrides[:1], initial_job_idx)
+            raise RuntimeError("process 7 was ended")
+
+        launcher.launch = stopping
+        return launcher
+
+    monkeypatch.setattr(Plugins, "instantiate_launcher", broken)
     assert run(out, "-m", *FAST, "prior=gaussian,median") == 1
     said = capsys.readouterr().out
     assert "The launcher stopped: RuntimeError: process 7 was ended" in said
