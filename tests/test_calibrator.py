@@ -160,7 +160,8 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
         dataclasses.replace(CALIBRATOR, scale=2.0).save(path)
-    assert Calibrator.load(path) == CALIBRATOR and list(tmp_path.iterdir()) == [path]
+    assert Calibrator.load(path) == CALIBRATOR
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_paths_that_are_not_there(tmp_path):

@@ -200,7 +200,8 @@ def test_files_that_are_no_splits_are_refused_and_none_is_half_written(tmp_path:
         patch.setattr(Path, "write_bytes", full)
         with pytest.raises(OSError, match="No space left"):
             split.save(path)
-    assert path.read_bytes() == kept and list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == kept
+    assert list(tmp_path.iterdir()) == [path]
     np.save(tmp_path / "array.npy", np.zeros(2))
     (tmp_path / "text.npz").write_text("no archive")
     (tmp_path / "cut.npz").write_bytes(kept[:200])
@@ -208,7 +209,7 @@ def test_files_that_are_no_splits_are_refused_and_none_is_half_written(tmp_path:
     for name in ("array.npy", "text.npz", "cut.npz", "damaged.npz"):
         with pytest.raises(ValueError, match=rf"{name} is no saved split \(.*: expected a file written by save"):
             MeasuredOrConjured.load(tmp_path / name)
-    with pytest.raises(FileNotFoundError, match="none.npz is not there: expected a file written by save"):
+    with pytest.raises(FileNotFoundError, match=r"none\.npz is not there: expected a file written by save"):
         MeasuredOrConjured.load(tmp_path / "none.npz")
 
 
