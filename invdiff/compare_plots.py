@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from .compare import best, difference, mean
 from .compare_grid import GREY, PAGE, paper_style, picture_grid
+from .provenance import Provenance, embed, software
+from .provenance import figure as plotted
 from .sweep import FIGURES, Job, Sweep
 
 if TYPE_CHECKING:
@@ -29,13 +31,15 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 def write_plots(sweep: Sweep, against: Mapping[tuple[str, ...], Job | None], folder: Path) -> list[str]:
     """Write every plot that the sweep has figures for; return sentences on those it has none for."""
     missing = []
+    # Some of a grid's pictures may be a generative prior's, and that is what its readers are to know.
+    grid = Provenance(content="grid of restorations", source="compositeSynthetic", software=software())
     for figure, name in (("nfe", "psnr_nfe"), ("seconds", "psnr_seconds")):
         if any(_point(job, figure) for job in sweep.jobs):
-            save(cost_plot(sweep, figure, against), folder / name)
+            save(cost_plot(sweep, figure, against), folder / name, plotted(f"{figure} of priors and solvers"))
         else:
             missing.append(f"{name} is not drawn: no job has both PSNR and {FIGURES[figure]}.")
     if any(_spreads(job) for job in sweep.jobs):
-        save(spread_plot(sweep), folder / "spread_error")
+        save(spread_plot(sweep), folder / "spread_error", plotted("spread against error of solvers"))
     else:
         missing.append("spread_error is not drawn: no job has several draws an image.")
     for place, (task, jobs) in enumerate(sweep.tasks().items(), 1):
@@ -43,19 +47,21 @@ def write_plots(sweep: Sweep, against: Mapping[tuple[str, ...], Job | None], fol
             own = [job for job in jobs if job.names["solver"] == solver]
             title = f"{sweep.title(task)}, {solver}"
             if any(image.pictures for job in own for image in job.images.values()):
-                save(picture_grid(own, title), folder / f"grid_{place}_{_file_name(title)}")
+                save(picture_grid(own, title), folder / f"grid_{place}_{_file_name(title)}", grid)
             else:
                 missing.append(f"The grid of {title} is not drawn: its jobs kept no pictures.")
     return missing
 
 
 @paper_style()
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path, provenance: Provenance) -> None:
     """Write path.pdf and path.png, without the date, so that the same sweep gives the same files."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once: that takes longer than the drawing
     figure.savefig(path.with_name(path.name + ".pdf"), metadata={"CreationDate": None})
-    figure.savefig(path.with_name(path.name + ".png"))
+    picture = path.with_name(path.name + ".png")
+    figure.savefig(picture)
+    embed(picture, provenance)
 
 
 @paper_style()

@@ -7,6 +7,7 @@ import pytest
 from invdiff.compare import best
 from invdiff.compare_grid import bold_best, picture_grid
 from invdiff.compare_plots import _apart, _column_end, cost_plot, spread_plot, write_plots
+from invdiff.provenance import read
 from invdiff.sweep import read_sweep
 from tests.sweeps import rows, write_job, write_sweep
 
@@ -112,6 +113,15 @@ def test_every_plot_is_written_and_what_is_not_drawn_is_said(tmp_path):
         "The grid of mask, pnp_hqs is not drawn: its jobs kept no pictures.",
     ]
     assert (tmp_path / "out" / "psnr_nfe.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_plots_say_what_they_are(sweep, tmp_path):
+    write_plots(sweep, {task: best(jobs) for task, jobs in sweep.tasks().items()}, tmp_path)
+    found = {path.stem: read(path) for path in tmp_path.glob("*.png")}
+    assert len(found) > 3
+    assert {stem: said.source for stem, said in found.items()} == {
+        stem: "compositeSynthetic" if stem.startswith("grid") else "dataDrivenMedia" for stem in found
+    }
 
 
 def test_names_move_apart_only_where_they_overlap():
