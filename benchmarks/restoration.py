@@ -45,6 +45,7 @@ from invdiff.metrics import chi2, psnr, spread_ratio
 from invdiff.noise import GaussianNoise
 from invdiff.operators import Blur, Downsample, Grayscale, Mask, Operator, gaussian_psf, random_mask
 from invdiff.priors import Prior
+from invdiff.scores import fair_crps
 
 from .denoising import load_image
 from .laboratory import setting
@@ -100,28 +101,6 @@ def images(folders: Sequence[Path], count: int) -> list[tuple[str, Path]]:
     return [part[place] for place in range(longest) for part in chosen if place < len(part)]
 
 
-def crps(draws: Tensor, truth: Tensor) -> Tensor:
-    """Continuous ranked probability score of every value, unbiased in the number K of draws, in the shape of truth.
-
-    mean_i |x_i - t| - sum_{i < j} |x_i - x_j| / (K (K - 1)), which an infinite ensemble has in expectation.
-
-    Args:
-        draws: (K, ...) with K at least 2.
-        truth: (...).
-
-    Raises:
-        ValueError: fewer than two draws.
-    """
-    count = draws.shape[0]
-    if count < 2:
-        raise ValueError(f"The CRPS of {count} draw has no pairs: expected at least 2 draws.")
-    ordered = draws.double().sort(0).values
-    # In the sum over pairs the k-th of the sorted draws is k - 1 times the larger and K - k times the smaller.
-    weights = 2 * torch.arange(1, count + 1, dtype=torch.float64, device=draws.device) - count - 1
-    pairs = torch.einsum("k,k...->...", weights, ordered)
-    return (ordered - truth.double()).abs().mean(0) - pairs / (count * (count - 1))
-
-
 def figures(posterior: Posterior, truth: Tensor, likelihood: Likelihood, sigma_y: float) -> dict[str, float]:
     """The figures of one set of draws but its seconds; truth is (C, H, W)."""
     draws = posterior.draws
@@ -129,7 +108,7 @@ def figures(posterior: Posterior, truth: Tensor, likelihood: Likelihood, sigma_y
     misfit = chi2(draws, likelihood.y, likelihood.operator, sigma_y).value
     assert misfit is not None
     return {
-        "crps": float(crps(draws, truth).mean()),
+        "crps": float(fair_crps(draws, truth).mean()),
         "coverage": float(((truth >= low) & (truth <= high)).double().mean()),
         "spread": spread_ratio(draws, truth),
         "psnr_mean": float(psnr(posterior.mean()[None], truth[None])),

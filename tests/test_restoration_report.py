@@ -1,9 +1,8 @@
-"""The report on photographs: its CRPS, its crops, solvers at equal cost, intervals paired over crops."""
+"""The report on photographs: its crops, solvers at equal cost, intervals paired over crops."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from benchmarks.restoration import (
     STEP_COST,
     bootstrap,
     crop,
-    crps,
     images,
     main,
     measure,
@@ -29,32 +27,6 @@ from benchmarks.restoration import (
     write,
 )
 from invdiff.priors import Prior
-
-
-def test_crps_is_the_mean_distance_to_the_truth_less_half_of_that_between_different_draws():
-    generator = torch.Generator().manual_seed(0)
-    draws, truth = torch.rand(7, 2, 3, generator=generator), torch.rand(2, 3, generator=generator)
-    far = sum((x - truth).abs() for x in draws) / 7
-    apart = sum((a - b).abs() for a, b in itertools.permutations(draws, 2)) / (7 * 6)
-    torch.testing.assert_close(crps(draws, truth).float(), far - apart / 2)
-
-
-def test_crps_of_gaussian_draws_is_the_closed_form_for_any_number_of_draws():
-    # Gneiting and Raftery 2007, section 4.2: s (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi)), z = (t - m) / s.
-    mean, std, truth = 0.3, 0.2, 0.65
-    z = (truth - mean) / std
-    density = math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
-    expected = std * (z * math.erf(z / math.sqrt(2)) + 2 * density - 1 / math.sqrt(math.pi))
-    for count in (2, 5, 32):
-        draws = mean + std * torch.randn(count, 400_000 // count, generator=torch.Generator().manual_seed(count))
-        score = crps(draws, torch.full(draws.shape[1:], truth))
-        assert float(score.mean()) == pytest.approx(expected, abs=4 * float(score.std()) / math.sqrt(score.numel()))
-        assert float(score.std()) / math.sqrt(score.numel()) < 0.002
-
-
-def test_crps_of_one_draw_is_refused():
-    with pytest.raises(ValueError, match="CRPS of 1 draw"):
-        crps(torch.zeros(1, 2), torch.zeros(2))
 
 
 def test_the_crop_is_where_the_image_varies_most():
