@@ -148,12 +148,13 @@ def describe(posterior: Posterior, what: int | str) -> Provenance:
     draw = int(what) if isinstance(what, Integral) and not isinstance(what, bool) else None
     if draw is not None:
         content = f"draw {draw}" + (f" of seed {record['seed']}" if "seed" in record else "")
+        content += _moved(record)
     elif what == "restored":
         content = "point estimate" if point else f"mean of {count} draws"
     elif what == "std":
         content, source = f"standard deviation of {count} draws", "dataDrivenMedia"
     elif what == "draws":
-        content = f"{len(posterior)} draws"
+        content = f"{len(posterior)} draws{_moved(record)}"
     elif what == "figure":
         content, source = "figure of a restoration", "compositeSynthetic" if ai else "composite"
     else:
@@ -176,6 +177,12 @@ def describe(posterior: Posterior, what: int | str) -> Provenance:
         calibration=None if point else posterior.label,
         software=software(record),
     )
+
+
+def _moved(record: Mapping[str, Any]) -> str:
+    """What recalibration made of draws, which are then none of the seed's."""
+    found = record.get("calibration")
+    return f", its distance from the mean scaled by {found['scale']:.4g}" if found else ""
 
 
 def degraded(operator: Operator, sigma: float, seed: int) -> Provenance:

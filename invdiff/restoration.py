@@ -30,6 +30,7 @@ from .sampling import sample
 from .solvers import Solver
 
 if TYPE_CHECKING:
+    from .calibrator import Calibrator
     from .distributed import Dask
 
 __all__ = [
@@ -81,6 +82,29 @@ class Restoration:
     def draws(self) -> Array:
         """(draws, H, W[, C]) in the input's dtype, without those that failed; made at first use, all of them."""
         return np.stack([self.layout.to_array(draw.detach()) for _, draw in self.posterior.each()])
+
+    def recalibrated(self, calibrator: Calibrator) -> Restoration:
+        """The same with the spread that a calibrator (`calibration.calibrate`) gives it.
+
+        `posterior`, `std`, `draws` and the figures of the spread are scaled, and the label names the guarantee; what
+        `restore` returned keeps the draws as they were sampled, and chi2, psnr_draw and monte_carlo are of those.
+
+        Args:
+            calibrator: made with the same solver, prior, operator, noise and number of draws.
+
+        Raises:
+            ValueError: for a point estimate, other settings, or a result that is recalibrated already.
+        """
+        scaled = calibrator(self.posterior)
+        if scaled.usable < 2:
+            raise ValueError(f"A spread needs at least 2 draws: this result has {scaled.usable}; ask for more.")
+        std = scaled.std()
+        metrics = self.metrics | {"label": scaled.label, "mean_std": float(std.mean())}
+        if self.truth is not None:
+            ratio = spread_over_error(scaled.mean().cpu(), std.cpu(), scaled.usable, self.truth)
+            metrics["spread_ratio"] = ratio if math.isfinite(ratio) else None
+        array = self.layout.to_array(std, dtype=np.float32, difference=True)
+        return replace(self, posterior=scaled, std=array, metrics=metrics)
 
 
 def restore(

@@ -208,6 +208,25 @@ def test_a_calibration_is_of_one_kind():
             calibrate([*runs, _run(8, **change)], [_truth(seed) for seed in range(9)])
 
 
+def test_a_restoration_is_recalibrated_and_what_was_sampled_stays():
+    image = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+    prior = GaussianPrior(torch.full((1, 8, 8), 0.5), 0.04 * torch.eye(64))
+    result = restore(image, sigma=0.1, prior=prior, solver="ddrm", draws=4, simulate=True, progress=False)
+    scaled = result.recalibrated(CALIBRATOR)
+    np.testing.assert_allclose(scaled.std, 1.5 * result.std, rtol=1e-5)
+    assert np.array_equal(scaled.restored, result.restored)
+    assert scaled.posterior.label == scaled.metrics["label"] == CALIBRATOR.label
+    for name in ("mean_std", "spread_ratio"):
+        assert scaled.metrics[name] == pytest.approx(1.5 * result.metrics[name])
+    assert scaled.metrics["chi2"] == result.metrics["chi2"]
+    assert result.metrics["label"] == result.posterior.label == "uncalibrated spread"
+    with pytest.raises(ValueError, match=r"this is calibrated spread .* already"):
+        scaled.recalibrated(CALIBRATOR)
+    single = restore(image, sigma=0.1, prior=prior, solver="ddrm", draws=1, progress=False)
+    with pytest.raises(ValueError, match="A spread needs at least 2 draws: this result has 1; ask for more"):
+        single.recalibrated(CALIBRATOR)
+
+
 def test_what_has_no_spread_to_scale_is_refused():
     with pytest.raises(ValueError, match="a point estimate has no spread to calibrate"):
         CALIBRATOR(_posterior(1, label="point estimate"))

@@ -156,6 +156,13 @@ def test_the_failed_draws_do_not_count_and_a_point_has_no_calibration():
     assert describe(_posterior(NATURAL, point=True), "restored").calibration is None
 
 
+def test_draws_that_were_moved_say_so():
+    moved = _posterior(NATURAL, calibration={"scale": 1.25})
+    for what in (2, "draws"):
+        assert describe(moved, what).content.endswith(", its distance from the mean scaled by 1.25")
+    assert "scaled" not in describe(moved, "restored").content, "the mean is where it was"
+
+
 def test_another_word_is_refused():
     with pytest.raises(ValueError, match=r"what is 'x': expected the number of a draw, 'restored', 'std', 'draws'"):
         describe(_posterior(NATURAL), "x")
