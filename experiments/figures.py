@@ -16,6 +16,7 @@ from invdiff.metrics import chi2, psnr, spread_over_error, ssim
 from invdiff.noise import GaussianNoise, NoiseModel
 from invdiff.operators import Operator
 from invdiff.posterior import Posterior
+from invdiff.provenance import describe, embed
 from invdiff.scores import fair_crps
 
 __all__ = ["COLUMNS", "figures", "one_image", "write_pictures"]
@@ -101,8 +102,10 @@ def write_pictures(folder: Path, posterior: Posterior, truth: Tensor, y: Tensor)
         pictures["measurement"] = y
     if not posterior.point:
         pictures["draw"] = posterior.draws[0]
+    said = {"mean": describe(posterior, "restored")} | ({} if posterior.point else {"draw": describe(posterior, 0)})
     for name, picture in pictures.items():
-        write_image(folder / f"{name}.png", picture.cpu())
+        write_image(folder / f"{name}.png", picture.cpu(), provenance=said.get(name))
     if not posterior.point and len(posterior) > 1:
         np.save(folder / "std.npy", posterior.std().numpy().astype(np.float32))
         plots.uncertainty_map(posterior).savefig(folder / "std.png")
+        embed(folder / "std.png", describe(posterior, "std"))

@@ -132,9 +132,9 @@ class Likelihood:
             raise ValueError(f"rho is {rho}: expected a penalty that is finite and above 0.")
         weight = weight.reshape((-1,) + (1,) * (z.ndim - 1))
         if isinstance(self.noise, PoissonNoise):
-            from .poisson import newton_prox
+            from .poisson import poisson_prox
 
-            return newton_prox(self.operator, self._y(z), self.noise.gain, z, weight)
+            return poisson_prox(self.operator, self._y(z), self.noise.gain, z, weight)
         if not isinstance(self.noise, GaussianNoise):
             raise ValueError(f"prox knows GaussianNoise and PoissonNoise: {type(self.noise).__name__} is neither.")
         sigma = self.noise.member_sigma(self._y(z))

@@ -17,6 +17,7 @@ from invdiff.experiments.figures import COLUMNS
 from invdiff.experiments.run import compose, main
 from invdiff.images import read_image
 from invdiff.metrics import psnr
+from invdiff.provenance import read
 
 SMALL = ["operator=mask", "data.crop=24", "data.images=[chelsea,coffee]", "draws=3", "pictures=false"]
 FAST = ["prior=gaussian", "solver=ddrm", "solver.steps=4"]
@@ -79,6 +80,11 @@ def test_a_job_of_draws(out, capsys):
     assert np.load(pictures / "std.npy").shape == (3, 24, 24)
     truth, mean = read_image(pictures / "truth.png"), read_image(pictures / "mean.png")
     assert float(psnr(mean, truth)) == pytest.approx(float(found[1]["psnr_mean"]), abs=0.05)
+    assert {name: getattr(read(pictures / f"{name}.png"), "content", None) for name in ("truth", "mean", "std")} == {
+        "truth": None,
+        "mean": "mean of 19 draws",
+        "std": "standard deviation of 19 draws",
+    }
     said = capsys.readouterr().out
     assert "skimage_mask_gaussian_ddrm ..." in said
     assert f"written to {out}" in said
