@@ -142,6 +142,9 @@ def run(job: Job, note: str = "") -> State:
     folder = job.folder
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "done.json").exists():
+        if current(job):
+            print(f"{note}{job.title}: done in the meantime by another process.", flush=True)
+            return state(job)
         # Done with other images or weights: its draws are not gone on with.
         for draws in folder.glob("draws*.zarr"):
             shutil.rmtree(draws)

@@ -182,6 +182,16 @@ def test_what_is_done_is_not_run_again(out, capsys, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_a_job_that_another_process_has_done_meanwhile_is_left_alone(out, capsys):
+    words = [*SMALL, f"out={out}", *FAST]
+    assert main(words) == 0
+    (job,) = compose(words)
+    written = (job.folder / "done.json").stat().st_mtime_ns
+    assert jobs_module.run(job).status == "done"
+    assert (job.folder / "done.json").stat().st_mtime_ns == written
+    assert "done in the meantime by another process" in capsys.readouterr().out
+
+
 def test_jobs_whose_images_have_changed_run_again(out, tmp_path, capsys):
     from PIL import Image
 
