@@ -319,6 +319,24 @@ def test_what_does_not_belong_to_the_draws_is_refused(tmp_path, change, sentence
     assert not list(tmp_path.iterdir())
 
 
+def test_draws_of_others_take_an_operator(tmp_path):
+    posterior, contents = run()
+    text = page(tmp_path, Posterior(posterior.draws, {}), sigma=0.1, **known(contents))
+    assert "Residual chi²" in text
+    assert "Invented share" in text
+
+
+@pytest.mark.parametrize("name", ["truth", "measurement"])
+def test_what_is_not_finite_is_refused(tmp_path, name):
+    posterior, contents = run()
+    given = known(contents)
+    given[name] = given[name].clone()
+    given[name][0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match=f"The {name} holds values that are not finite: put numbers in their place"):
+        write_report(tmp_path / "none.html", posterior, **given)
+    assert not (tmp_path / "none.html").exists()
+
+
 def test_what_is_no_image_is_refused(tmp_path):
     for draws, sentence in (
         (torch.zeros(4, 7), r"The draws have shape \(7,\): a report shows images of 1 or 3 channels, \(C, H, W\)"),

@@ -105,8 +105,9 @@ def assemble(
     # Mean and std are asked for again and again, and draws in memory are gone through each time: a copy keeps them.
     drawn = copy.copy(drawn)
     drawn._kept_moments = drawn._moments()
-    if given.operator is not None:
-        require_same_operator(given.operator, posterior.record.get("operator"))
+    # Without an entry nobody knows; with None there was no measurement.
+    if given.operator is not None and "operator" in posterior.record:
+        require_same_operator(given.operator, posterior.record["operator"])
     if sigma is not None:
         known = replace(known, noise=GaussianNoise(sigma))
     y, truth, operator = _checked(known, shape)
@@ -206,6 +207,11 @@ def _one(posterior: Posterior, known: Contents, number: int) -> tuple[Posterior,
 def _checked(known: Contents, shape: tuple[int, ...]) -> tuple[Tensor | None, Tensor | None, Operator | None]:
     """Measurement, truth and operator on the CPU, refused where their shapes do not fit."""
     y, truth, operator = known.measurement, known.truth, known.operator
+    for name, value in (("truth", truth), ("measurement", y)):
+        if value is not None and not bool(torch.isfinite(value).all()):
+            raise ValueError(
+                f"The {name} holds values that are not finite: put numbers in their place, or leave it out."
+            )
     if truth is not None:
         truth = _single(truth, len(shape))
         if tuple(truth.shape) != shape:
