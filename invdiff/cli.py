@@ -45,7 +45,8 @@ PsfKind = Annotated[
 PsfIndex = Annotated[int | None, _option("--psf-index", help="Which PSF, from 0, of a file that holds several.")]
 PsfKey = Annotated[str | None, _option("--psf-key", help="Which variable of a .mat file that holds several.")]
 Boundary = Annotated[
-    str | None, _option("--boundary", help="blur: circular (default), reflect, replicate, zero or valid.")
+    str | None,
+    _option("--boundary", help="blur: valid for a photograph; circular (default), reflect, replicate or zero."),
 ]
 Factor = Annotated[int | None, _option("--factor", help="downsample: whole factor (default 4).")]
 Reduction = Annotated[str | None, _option("--kind", help="downsample: box (default), bicubic or psf.")]

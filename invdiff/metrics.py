@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from invdiff.operators import Operator
+from invdiff.operators.blur import CircularBlur
 
 from .statistics import moments
 
@@ -21,6 +22,7 @@ __all__ = ["Chi2", "chi2", "estimate_sigma", "measured", "psnr", "spread_over_er
 # A draw whose residual is within 15 % of the noise variance is called consistent: solvers are approximate, the noise is
 # rarely known better, and the sampling error of chi^2 (sqrt(2 / n)) is far below that for a photograph.
 _TOLERANCE = 0.15
+_WRAPS = " This blur wraps round at the borders, as that of a photograph does not: its boundary is 'valid'."
 
 
 def psnr(image: Tensor, truth: Tensor, *, data_range: float = 1.0) -> Tensor:
@@ -108,12 +110,14 @@ class Chi2:
         values: how many measured values one draw is compared with.
         rms: root mean square of A x - y, in [0, 1] units.
         point: whether it belongs to a point estimate, for which no particular value is right.
+        wraps: whether the operator is a blur that wraps round, as that of no photograph does.
     """
 
     value: float | None
     values: int
     rms: float
     point: bool
+    wraps: bool = False
 
     @property
     def verdict(self) -> str:
@@ -129,7 +133,7 @@ class Chi2:
             return (
                 f"The draws miss the measurement by more than the noise (chi2 {self.value:.2f} > {1 + band:.2f}): "
                 "more solver steps may bring them closer; else the operator or sigma is wrong, or prior and solver are "
-                "biased here."
+                "biased here." + (_WRAPS if self.wraps else "")
             )
         if self.value < 1 - band:
             return (
@@ -159,7 +163,7 @@ def chi2(draws: Iterable[Tensor], y: Tensor, operator: Operator, sigma: float, *
     squares = [(operator(x[None]) - y.to(x)).square()[valid.to(x.device)].double().mean() for x in draws]
     mean_square = float(torch.stack(squares).mean())
     value = mean_square / sigma**2 if sigma > 0 else None
-    return Chi2(value, int(valid.sum()), math.sqrt(mean_square), point)
+    return Chi2(value, int(valid.sum()), math.sqrt(mean_square), point, isinstance(operator, CircularBlur))
 
 
 def spread_ratio(draws: Tensor, truth: Tensor) -> float:

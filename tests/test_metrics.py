@@ -11,7 +11,7 @@ from skimage import data, restoration
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from invdiff.metrics import Chi2, chi2, estimate_sigma, measured, psnr, spread_ratio, ssim
-from invdiff.operators import Identity, Mask
+from invdiff.operators import Blur, Identity, Mask
 
 
 def _pair(channels: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -107,6 +107,14 @@ def test_chi2_verdicts() -> None:
     assert "miss" in Chi2(1.5, 2000, 0.1, False).verdict
     with pytest.raises(ValueError, match="what the operator measures"):
         chi2(noise[None], torch.zeros(1, 50, 49), operator, 0.1)
+
+
+def test_a_miss_through_a_blur_that_wraps_round_names_the_boundary() -> None:
+    image = torch.rand(1, 20, 20, generator=torch.Generator().manual_seed(0))
+    psf = torch.full((3, 3), 1 / 9)
+    for operator, named in ((Blur(psf, (1, 20, 20)), True), (Blur(psf, (1, 20, 20), "reflect"), False)):
+        missed = chi2(image[None], operator(image[None])[0] + 0.2, operator, 0.1)
+        assert ("a photograph does not: its boundary is 'valid'" in missed.verdict) is named
 
 
 @pytest.mark.parametrize("draws", [2, 5, 40])
