@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Provenance",
+    "bare",
     "degraded",
     "describe",
     "embed",
@@ -165,7 +166,7 @@ def describe(posterior: Posterior, what: int | str) -> Provenance:
     return Provenance(
         content=content,
         source=source,
-        prior=_bare(str(prior.get("prior") or prior.get("name"))) if isinstance(prior, Mapping) else None,
+        prior=bare(str(prior.get("prior") or prior.get("name"))) if isinstance(prior, Mapping) else None,
         weights=_weights(prior),
         operator=_summary(record.get("operator")),
         noise=_summary(noise),
@@ -356,12 +357,16 @@ def _summary(entry: Any) -> str | None:
         if name not in ("name", "sha256") and (numbers or isinstance(value, bool | int | float)):
             settings.append(f"{name}={list(value) if isinstance(value, tuple) else value}")
         elif name not in ("name", "sha256") and isinstance(value, str) and len(value) <= 80:
-            settings.append(f"{name}={_bare(value)}")
+            settings.append(f"{name}={bare(value)}")
     settings += [inner for part in entry.get("operators", ()) if (inner := _summary(part))]
-    return f"{_bare(str(entry['name']))}({', '.join(settings)})" if settings else _bare(str(entry["name"]))
+    return f"{bare(str(entry['name']))}({', '.join(settings)})" if settings else bare(str(entry["name"]))
 
 
-def _bare(text: str) -> str:
-    """A name without the folders before it, which are nobody else's business; "dncnn:/home/me/a.pth" keeps "dncnn:"."""
+def bare(text: str) -> str:
+    """A name without the folders before it, which are nobody else's business.
+
+    >>> bare("dncnn:/home/me/a.pth")
+    'dncnn:a.pth'
+    """
     kind, rest = re.fullmatch(r"(\w\w+:)?(.*)", text, re.DOTALL).groups(default="")  # type: ignore[union-attr]
     return kind + re.split(r"[\\/]", rest)[-1]

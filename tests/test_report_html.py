@@ -164,6 +164,17 @@ def test_all_texts_are_escaped(tmp_path):
     assert json.loads(json.dumps(data_of(text)))["channels"] == 3
 
 
+def test_folders_of_this_machine_stay_at_home(tmp_path):
+    places = ("dncnn:/home/me/a.pth", "/home/me/b.npy", "C:\\home\\me\\c.npy", "~/home/d.pt", "../home/e.pt")
+    posterior, _ = run(
+        prior={"name": "DnCNN", "prior": places[0]}, store="/home/me/run.zarr", files=[*places[1:], "3 / 4"]
+    )
+    text = page(tmp_path, posterior)
+    assert "home" not in text.partition("<script")[0]
+    for name in ("the prior dncnn:a.pth", "b.npy", "c.npy", "d.pt", "e.pt", "3 / 4"):
+        assert name in text
+
+
 def test_draws_that_failed_are_left_out(tmp_path):
     failed = [{"draw": k, "measurement": 0, "step": 3} for k in (0, 5)]
     posterior, _ = run(failed=failed)

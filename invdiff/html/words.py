@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from ..posterior import Posterior
+from ..provenance import bare
 from ..scores import Scores
 from .charts import LEVELS, percent
 
@@ -15,6 +17,8 @@ __all__ = ["Row", "calibration_words", "complete_record", "figure_rows", "settin
 
 # Name, value, what it means.
 Row = tuple[str, str, str]
+# Where a file is, also after a kind, as in "dncnn:/home/me/a.pth".
+_PLACE = re.compile(r"(\w\w+:)?(~|\.{0,2}[\\/]|[A-Za-z]:[\\/])")
 _INVENTED = {
     "invented_variance": "what the draws differ in is the prior's, not the measurement's",
     "invented_detail": "energy that the prior made up and the measurement did not fix",
@@ -23,7 +27,7 @@ _INVENTED = {
 
 def subtitle(posterior: Posterior) -> str:
     """One sentence: what was computed, with what, from what."""
-    record = posterior.record
+    record = _record(posterior)
     prior, solver = _name(record.get("prior")), _name(record.get("solver"))
     what = "A point estimate" if posterior.point else _count(posterior.usable, "draw")
     text = f"{what} by {solver} with the prior {prior}"
@@ -90,7 +94,7 @@ def figure_rows(figures: Mapping[str, Any], scores: Scores | None) -> list[Row]:
 
 def setting_rows(posterior: Posterior) -> list[Row]:
     """What ran, for people; the complete record stands below it."""
-    record, environment = posterior.record, posterior.record.get("environment") or {}
+    record, environment = _record(posterior), posterior.record.get("environment") or {}
     rows: list[Row] = [
         ("Solver", summary(record.get("solver")), ""),
         ("Prior", summary(record.get("prior")), _short_hash(record.get("prior"))),
@@ -110,8 +114,8 @@ def setting_rows(posterior: Posterior) -> list[Row]:
 
 
 def complete_record(posterior: Posterior) -> str:
-    """The record as JSON, without the path of the folder that the draws are in."""
-    return json.dumps(posterior.portable_record, indent=2, default=str)
+    """The record as JSON, without the paths of folders on this machine."""
+    return json.dumps(_record(posterior), indent=2, default=str)
 
 
 def summary(described: Any) -> str:
@@ -129,6 +133,19 @@ def summary(described: Any) -> str:
         if key not in hidden and isinstance(value, str | int | float) and not isinstance(value, bool)
     ]
     return _name(described) + (f" ({', '.join(plain)})" if plain else "")
+
+
+def _record(posterior: Posterior) -> Any:
+    return _without_folders(posterior.portable_record)
+
+
+def _without_folders(value: Any) -> Any:
+    """The same with the names alone of files, such as those of weights."""
+    if isinstance(value, Mapping):
+        return {key: _without_folders(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_folders(item) for item in value]
+    return bare(value) if isinstance(value, str) and _PLACE.match(value) else value
 
 
 def _name(described: Any) -> str:
