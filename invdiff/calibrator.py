@@ -51,8 +51,8 @@ class Calibrator:
     images: int
     risk: float
     risk_before: float
-    settings: dict[str, Any] = field(default_factory=dict)
-    sha256: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict, repr=False)
+    sha256: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def label(self) -> str:

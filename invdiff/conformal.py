@@ -128,7 +128,10 @@ def _together(posteriors: Iterable[Any], truths: Iterable[Any], groups: Any) -> 
         if len(short) == len(found):
             return
         if short:
-            raise ValueError(f"{' and '.join(short)} end after {count}: expected as many as of the others.")
+            longer = " and ".join(name for name in found if name not in short)
+            raise ValueError(
+                f"{' and '.join(short)} end after {count}, before {longer}: give one of each for an image."
+            )
         yield found["posteriors"], found["truths"], found.get("groups")
         count += 1
 

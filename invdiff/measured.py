@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from .bands import PriorStd
+from .contents import require_same_operator
 from .likelihood import Likelihood
 from .measured_part import MeasuredPart
 from .operators import Blur, LinearOperator, gaussian_psf
@@ -63,9 +64,9 @@ class MeasuredOrConjured:
         part: W; None where the maps were loaded.
     """
 
-    invented_variance: Tensor
-    invented_detail: Tensor
-    agreement: Tensor
+    invented_variance: Tensor = field(repr=False)
+    invented_detail: Tensor = field(repr=False)
+    agreement: Tensor = field(repr=False)
     record: dict[str, Any]
     part: MeasuredPart | None = field(default=None, repr=False, compare=False)
 
@@ -137,7 +138,7 @@ def measured_or_conjured(
 
     Raises:
         ValueError: a point estimate or fewer than two draws, draws that are no images or not of this likelihood, an
-            operator that is not linear, or a bad prior_std.
+            operator that is not linear or plainly not that of the draws, or a bad prior_std.
         TypeError: another noise, or a prior_std of another kind.
 
     >>> from invdiff.noise import GaussianNoise
@@ -163,6 +164,8 @@ def measured_or_conjured(
             f"The draws have shape {posterior.shape}, and the likelihood is of images of shape {expected}: pass the "
             "likelihood that they were drawn with."
         )
+    if posterior.record.get("operator") is not None:
+        require_same_operator(likelihood.operator, posterior.record["operator"])
     if len(likelihood.operator.in_shape) != 3:
         raise ValueError(
             f"x has shape {likelihood.operator.in_shape}: maps are of images (C, H, W); MeasuredPart splits vectors."

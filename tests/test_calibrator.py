@@ -59,6 +59,12 @@ def test_draws_are_moved_away_from_their_mean_and_all_statistics_with_them():
     assert torch.equal(posterior.draws, _posterior().draws), "the posterior itself is left as it is"
 
 
+def test_what_is_printed_leaves_the_settings_out():
+    found = dataclasses.replace(CALIBRATOR, settings={"solver": {"name": "KPS"}}, sha256=("0" * 64,))
+    assert repr(found) == repr(CALIBRATOR)
+    assert "scale=1.5" in repr(found)
+
+
 def test_label_and_record_say_what_is_promised_and_files_keep_it(tmp_path):
     scaled = CALIBRATOR(_posterior())
     assert scaled.label == "calibrated spread (crc, 90 %, 168 images)"

@@ -227,7 +227,7 @@ def test_draws_that_failed_count_not():
         ({"level": 0.95}, ValueError, "Posterior 0: A 95% interval needs at least 39 draws: this posterior has 19"),
         ({"truths": [torch.zeros(3)]}, ValueError, r"Truth 0 has the shape \(3,\): its draws have \(16,\)"),
         ({"truths": [torch.full((30, 16), torch.inf)]}, ValueError, "Truth 0 has values that are not finite"),
-        ({"truths": []}, ValueError, "truths end after 0: expected as many as of the others"),
+        ({"truths": []}, ValueError, "truths end after 0, before posteriors: give one of each for an image"),
         ({"groups": [[1, 2]]}, ValueError, "groups has 2 labels for posterior 0: it has 30 truths"),
         ({"posteriors": [torch.zeros(19, 3)]}, TypeError, "Posterior 0: expected a Posterior, as sample"),
         (

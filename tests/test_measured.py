@@ -213,6 +213,14 @@ def test_files_that_are_no_splits_are_refused_and_none_is_half_written(tmp_path:
         MeasuredOrConjured.load(tmp_path / "none.npz")
 
 
+def test_another_mask_than_that_of_the_draws_is_refused_and_what_is_printed_is_short() -> None:
+    prior, likelihood = GaussianPrior.power_law(SHAPE), likelihood_of(Mask(box_mask(SHAPE), SHAPE))
+    posterior = sample(DDRM(steps=2), likelihood, prior, draws=2, progress=False)
+    assert "tensor(" not in repr(measured_or_conjured(posterior, likelihood))
+    with pytest.raises(ValueError, match="The operator given is not the one that the draws are of: its mask is"):
+        measured_or_conjured(posterior, likelihood_of(Mask(random_mask(SHAPE, 0.5), SHAPE)))
+
+
 def test_refusals() -> None:
     likelihood = likelihood_of(Identity(SHAPE))
     with pytest.raises(ValueError, match="A point estimate has no draws to compare"):

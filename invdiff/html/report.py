@@ -80,7 +80,7 @@ def write_report(
     if not target.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {target.parent} to write {target.name} in: make it first.")
     if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} is there already: choose another name, or give overwrite.")
+        raise FileExistsError(f"{target} is there already: choose another name, or give overwrite=True (--overwrite).")
     given = Contents(measurement, truth, operator)
     report = assemble(posterior, given, sigma=sigma, calibrator=calibrator, number=number, limit=LIMIT)
     folder = posterior.record.get("store")
