@@ -335,15 +335,17 @@ def _words(quantity: str, pooled: Pooled) -> str:
         return "one image says nothing of calibration"
     reached = [level for level, found in pooled.coverage.items() if found.images]
     level = 0.9 if 0.9 in reached else max(reached, default=None)
-    said = ""
+    said, off = "", False
     if level is not None and quantity not in (RANDOM_POINT, ANOTHER_DRAW):
         held = pooled.coverage[level]
         said = f"; nominal {_percent(level)} % intervals hold the truth {100 * held.value:.1f} % of the time"
         said += f" ({100 * held.low:.1f} to {100 * held.high:.1f})"
+        off = not held.low <= level <= held.high
     if pooled.images < _FEWEST:
         return f"{pooled.images} images are too few for a verdict, which needs {_FEWEST}{said}"
     if pooled.p >= _DOUBT:
-        return f"nothing found against it (p {_likely(pooled.p)}){said}"
+        # Of several levels and quantities one interval in twenty misses by chance.
+        return f"nothing {'certain ' if off else ''}found against it (p {_likely(pooled.p)}){said}"
     return f"{_fault(quantity, pooled)} (p {_likely(pooled.p)}){said}"
 
 

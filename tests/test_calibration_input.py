@@ -269,3 +269,12 @@ def test_what_does_not_go_together_is_refused() -> None:
         calibration.check(posteriors(1), truths(1), likelihoods=[likelihood])
     with pytest.raises(KeyError, match="quantity is 'texture': expected one of 'pixels'"):
         calibration.check(posteriors(), truths()).scores("texture")
+
+
+def test_intervals_that_miss_are_not_called_faultless_where_the_test_finds_nothing() -> None:
+    # Draws that do not vary, about truths on both sides of them: ranks are uneven in each image, and even on the whole.
+    still = [Posterior(torch.full((19, *SHAPE), 0.5), {}) for _ in range(8)]
+    either = [torch.full(SHAPE, 0.3 if i % 2 else 0.7) for i in range(8)]
+    line = calibration.check(still, either, functionals={}, groups=list(range(8))).lines()[0]
+    assert line.startswith("pixels: nothing certain found against it (p 0.")
+    assert "nominal 90 % intervals hold the truth 0.0 % of the time (0.0 to 0.0)" in line
