@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -9,9 +10,12 @@ from typing import Any
 from .allowed import HYDRA, LOGGING, SHELL, STREAMS
 from .build import RefusedError, check, find
 
-__all__ = ["check_hydra", "check_search_path"]
+__all__ = ["check_hydra", "check_references", "check_search_path"]
 
 _BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+# What Hydra calls or starts, and so resolves once more after it was checked.
+_BUILT = ("callbacks", "hydra_logging", "job.env_set", "job_logging", "launcher", "sweeper._target_")
+_REFERENCE = re.compile(r"\$\{(?:(?P<name>\w+(?:\.\w+)*)|(?:now|oc\.env):[^${}]*)\}")
 
 
 def check_hydra(tree: Mapping[str, Any], allow: Collection[str] = ()) -> None:
@@ -40,6 +44,50 @@ def check_hydra(tree: Mapping[str, Any], allow: Collection[str] = ()) -> None:
         # Each becomes a line of the script that a cluster runs.
         if isinstance(value, str) and "\n" in value:
             raise RefusedError(f"{where} has several lines, of which the second would be a command: give one line.")
+
+
+def check_references(tree: Mapping[str, Any]) -> None:
+    """Raise a sentence unless what Hydra builds of its own tree is then what it was when it was checked.
+
+    Hydra resolves its tree again as it starts a job, when it knows more of it, such as the job's number. An
+    interpolation that chooses by that could be harmless before; only those are left that are a text or number
+    wherever they are resolved.
+
+    Args:
+        tree: a composed configuration, its interpolations as they are written.
+
+    Raises:
+        RefusedError: for the first interpolation that is another, or stands for the name of what is called.
+    """
+    for part in _BUILT:
+        node: Any = tree["hydra"]
+        for name in part.split("."):
+            node = node.get(name) if isinstance(node, Mapping) else node
+        place = f"hydra.{part}"
+        _check_reference(tree, place, node, node)
+        for where, key, value in _leaves(node, place):
+            if key in ("_target_", "()", "class") and "${" in str(value):
+                raise RefusedError(f"The configuration at {where} holds {value}: expected a name, written out.")
+            _check_reference(tree, where, value, value)
+
+
+def _check_reference(tree: Mapping[str, Any], where: str, written: Any, value: Any, depth: int = 0) -> None:
+    if not isinstance(value, str) or "${" not in value:
+        return
+    plain = depth < 10 and "${" not in _REFERENCE.sub("", value)
+    for match in _REFERENCE.finditer(value) if plain else ():
+        found: Any = tree
+        for name in (match["name"] or "").split(".") if match["name"] else ():
+            found = found.get(name) if isinstance(found, Mapping) else None
+        if match["name"] and (found is None or isinstance(found, Mapping | list | tuple)):
+            plain = False
+        elif match["name"]:
+            _check_reference(tree, where, written, found, depth + 1)
+    if not plain:
+        raise RefusedError(
+            f"The configuration at {where} holds {written}, which may be another thing when Hydra uses it: expected a "
+            "plain value, or ${NAME} of one."
+        )
 
 
 def _check_logging(tree: Mapping[str, Any], place: str, allow: Collection[str]) -> None:

@@ -31,7 +31,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from .build import check
-from .hydra_tree import check_hydra, check_search_path
+from .hydra_tree import check_hydra, check_references, check_search_path
 from .jobs import GROUPS, TITLE, Job, State, current, run, state
 
 __all__ = ["compose", "main", "run_job"]
@@ -133,8 +133,9 @@ def _check_sources(arguments: argparse.Namespace) -> None:
         if path is not None and path.is_file():
             # Unresolved: an interpolation is none of the names that are allowed.
             loaded = OmegaConf.to_container(OmegaConf.load(path))
-            node = loaded.get("hydra") if isinstance(loaded, dict) else None
-            check_search_path((node or {}).get("searchpath") or [], arguments.allow)
+            node = (loaded.get("hydra") if isinstance(loaded, dict) else None) or {}
+            # Of a text, which is an interpolation, nobody knows yet what it will hold.
+            check_search_path((node.get("searchpath") or []) if isinstance(node, dict) else node, arguments.allow)
     parser = OverridesParser.create()
     for override in parser.parse_overrides(arguments.overrides):
         if override.key_or_group in ("hydra.searchpath", "hydra"):
@@ -171,6 +172,8 @@ def _plan(hydra: Hydra, master: DictConfig, many: bool, allow: Sequence[str]) ->
 
 
 def _check_tree(cfg: DictConfig, allow: Sequence[str]) -> None:
+    written: Any = OmegaConf.to_container(cfg)
+    check_references(written)
     whole = copy.deepcopy(cfg)
     with open_dict(whole), read_write(whole):
         # Known while a job runs only.

@@ -116,6 +116,47 @@ def test_a_factory_of_logging_in_a_file(part, tmp_path):
     refused("--config-dir", str(tmp_path), "--config-name", "mine", match=r"os\.system|sets attributes")
 
 
+# Two things for one place: harmless without a job, and another once Hydra runs one and knows its number.
+LATER = "${oc.create:${oc.decode:${oc.select:pick.${oc.select:hydra.job.id,zz},'{_target_: os.mkdir, path: ran}'}}}"
+
+
+@pytest.mark.parametrize(
+    "hydra",
+    [
+        {"callbacks": {"x": LATER}},
+        {"callbacks": "${other}"},
+        {"callbacks": {"x": "${other.x}"}},
+        {"callbacks": {"x": "${relay.x}"}},
+        {"callbacks": {"x": "${ring}"}},
+        {"job": {"env_set": "${other}"}},
+        {"job_logging": {"handlers": {"x": {"class": "${names.${hydra.job.num}}"}}}},
+        {"job_logging": {"handlers": {"x": {"class": "${plain}"}}}},
+        {"job_logging": {"formatters": {"x": {"()": "${plain}"}}}},
+        {"hydra_logging": {"filters": ["${names.${hydra.job.num}}"]}},
+    ],
+)
+def test_what_could_be_another_thing_later(hydra, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rest = {"pick": {"0": "{}"}, "other": {"x": LATER}, "relay": "${other}", "names": ["logging.StreamHandler", "os.x"]}
+    rest |= {"plain": "logging.StreamHandler", "ring": "${ring}"}
+    OmegaConf.save({"defaults": ["run", "_self_"], **rest, "hydra": hydra}, tmp_path / "mine.yaml")
+    words = [*QUICK, "-m", "--config-dir", ".", "--config-name", "mine", f"out={tmp_path}/out"]
+    refused(*words, match="may be another thing|expected a name, written out")
+    assert main(words) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
+
+
+def test_a_text_that_is_filled_in_later_is_taken(tmp_path):
+    logged = {"handlers": {"x": {"class": "logging.FileHandler", "filename": "${hydra.job.num}_${now:%Y}.log"}}}
+    OmegaConf.save({"defaults": ["run", "_self_"], "hydra": {"job_logging": logged}}, tmp_path / "mine.yaml")
+    assert len(compose([*QUICK, "--config-dir", str(tmp_path), "--config-name", "mine"])) == 1
+
+
+def test_a_search_path_behind_an_interpolation(tmp_path):
+    (tmp_path / "mine.yaml").write_text("x: {searchpath: [pkg://intruder]}\nhydra: ${x}\n")
+    refused("--config-dir", str(tmp_path), "--config-name", "mine", match="--allow PACKAGE")
+
+
 def test_a_package_on_the_search_path_is_not_imported(tmp_path, monkeypatch):
     (tmp_path / "intruder").mkdir()
     (tmp_path / "intruder" / "__init__.py").write_text("open('ran', 'w')\n")
