@@ -105,10 +105,12 @@ def deepinv(method: str, operator: Any, y: Tensor, slot: Slot, sigma_y: float, n
     elif method == "diffpir":
         made = sampling.DiffPIR(network, dinv.optim.L2(), sigma=sigma_y, max_iter=nfe or 100)
     elif method in ("dps", "dps_annealed"):
-        made = sampling.DPS(network, num_steps=nfe or 1000, guidance="norm" if method == "dps" else "annealed")
+        # Its samplers of an SDE take one step less than they have times.
+        times = nfe + 1 if nfe else 1000
+        made = sampling.DPS(network, num_steps=times, guidance="norm" if method == "dps" else "annealed")
     elif method in ("pigdm", "mmps"):
         kind = sampling.PiGDMDataFidelity if method == "pigdm" else sampling.MomentMatchingDataFidelity
-        steps = torch.linspace(1, 0, nfe or 100, dtype=torch.float64)
+        steps = torch.linspace(1, 0, nfe + 1 if nfe else 100, dtype=torch.float64)
         made = sampling.PosteriorDiffusion(
             data_fidelity=kind(network),
             denoiser=network,
@@ -118,7 +120,7 @@ def deepinv(method: str, operator: Any, y: Tensor, slot: Slot, sigma_y: float, n
     elif method == "pnp_hqs":
         # The annealing of DPIR, which deepinv documents for HQS, stretched over the steps asked for.
         levels = torch.logspace(np.log10(49 / 255), np.log10(sigma_y), nfe or 8)
-        settings = {"stepsize": (levels / sigma_y) ** 2 / 0.23, "g_param": levels}
+        settings = {"stepsize": (levels / max(0.01, sigma_y)) ** 2 / 0.23, "g_param": levels}
         prior = dinv.optim.PnP(denoiser=network)
         made = dinv.optim.HQS(dinv.optim.L2(), prior, max_iter=nfe or 8, params_algo=settings)
     else:

@@ -48,8 +48,9 @@ RESULTS = Path(__file__).parent / "results" / "quality.csv"
 SETS = ("Set5", "CBSD68", "Kodak24")
 TASKS = ("blur", "motion", "down4", "inpaint70", "inpaint92", "box", "gray")
 REFERENCE = "invdiff kps"
-# What a step costs: a forward for a call, two more for a pass back.
-DRAWN = {"kps": 0, "ddrm": 1, "diffpir": 1, "pigdm": 3, "dps": 3, "mmps": 3, "mmps_5": 11, "dps_annealed": 3}
+# What a step costs: a forward for a call, two more for a pass back; of MMPS it depends on how a library solves for it.
+DRAWN = {"kps": 0, "ddrm": 1, "diffpir": 1, "pigdm": 3, "dps": 3, "mmps": 3, "dps_annealed": 3}
+DRAWN |= {"deepinv mmps": 7, "azula mmps": 5}
 OURS = ("kps", "ddrm", "diffpir", "pigdm", "mmps", "dps", "pnp_hqs", "red_gd")
 THEIRS = {
     "deepinv": ("ddrm", "diffpir", "pigdm", "mmps", "dps", "dps_annealed", "pnp_hqs"),
@@ -180,7 +181,7 @@ def rows(settings: argparse.Namespace, standing: Sequence[Row]) -> Iterator[Row]
                 key = tuple(row.values())
                 if key not in have:
                     library, name = method.split()
-                    share = DRAWN.get(name, 0)
+                    share = DRAWN.get(method, DRAWN.get(name, 0))
                     steps = math.ceil(cost / share) if share else None
                     make: Callable[..., Any] = own if library == "invdiff" else functools.partial(peer, library)
                     clock = time.monotonic()
