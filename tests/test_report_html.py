@@ -383,7 +383,7 @@ def test_it_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_the_command_refuses_what_it_cannot_use(tmp_path, capsys):
     for arguments, sentence in (
-        (["nothing.zarr"], "nothing.zarr is not there: expected a file written by Posterior.save."),
+        (["nothing.zarr"], "nothing.zarr is not there: expected the folder of --store, the results of restore"),
         ([str(tmp_path)], "holds no draws as floats: give the folder of --store, or run restore with --keep-posterior"),
         (["run.zarr", "--psf-kind", "gaussian:1"], "--psf-kind is given without --operator: say which operator it is"),
     ):
