@@ -209,14 +209,17 @@ def verify(path: str | os.PathLike[str], *, trust: str | os.PathLike[str] | None
 
     Raises:
         ImportError: c2pa-python is not installed.
-        ValueError: the file is of another kind, or damaged.
+        ValueError: the file is of another kind, or damaged, or `trust` holds no certificate.
         OSError: a file cannot be read.
     """
     c2pa = _package()
     path = Path(path)
     settings: dict[str, Any] = dict(_OFFLINE)
     if trust is not None:
-        settings["trust"] = {"user_anchors": Path(trust).read_text(encoding="ascii", errors="replace")}
+        anchors = Path(trust).read_text(encoding="ascii", errors="replace")
+        if "-----BEGIN CERTIFICATE-----" not in anchors:
+            raise ValueError(f"{Path(trust).name} holds no certificate to trust: expected PEM, such as your root.pem.")
+        settings["trust"] = {"user_anchors": anchors}
     try:
         with c2pa.Context.from_dict(settings) as context, path.open("rb") as file:
             reader = c2pa.Reader.try_create(_FORMATS.get(path.suffix.lower()), file, context=context)

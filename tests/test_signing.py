@@ -84,6 +84,12 @@ def test_every_kind_of_key_that_c2pa_knows(tmp_path, kind):
     assert found.state == "trusted"
 
 
+def test_a_file_without_a_certificate_to_trust_is_named(tmp_path):
+    path = _picture(tmp_path / "picture.png")
+    with pytest.raises(ValueError, match=r"picture\.png holds no certificate to trust: expected PEM"):
+        verify(path, trust=path)
+
+
 def test_somebody_else_is_not_trusted(tmp_path, identity):
     path = _picture(tmp_path / "a.png")
     sign(path, certificate=identity[0], key=identity[1])
