@@ -66,7 +66,7 @@ def _load(run: Path) -> tuple[Path | None, Posterior]:
     """The posterior, and the folder of results that it lies in, if it does."""
     if not run.exists():
         raise FileNotFoundError(
-            f"{run} is not there: give the folder of --store, the results of restore, or a posterior.safetensors."
+            f"{run} is not there: expected the folder of --store, the results of restore, or a posterior.safetensors."
         )
     kept = run / "posterior.safetensors"
     if run.is_dir() and not (run / "zarr.json").exists():
