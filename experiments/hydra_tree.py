@@ -36,6 +36,9 @@ def check_hydra(tree: Mapping[str, Any], allow: Collection[str] = ()) -> None:
         )
     for place in ("hydra_logging", "job_logging"):
         _check_logging(tree.get(place) or {}, f"hydra.{place}", allow)
+    if (tree.get("job") or {}).get("chdir"):
+        # A relative out= would lead elsewhere in the job than in the sweep that looks for what it left.
+        raise RefusedError("hydra.job.chdir is true: leave it out, as each job has its own folder in out=.")
     for name in SHELL:
         _, part, key = name.split(".")
         if (tree.get(part) or {}).get(key) and name not in allow:

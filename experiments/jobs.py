@@ -106,14 +106,15 @@ def state(job: Job) -> State:
 
 
 def current(job: Job) -> bool:
-    """Whether a job is done, with the images and files of weights that are there now."""
+    """Whether a job is done, with the images and files that are there now; those that are gone count as they were."""
     found = state(job)
     if found.status != "done" or found.record is None:
         return False
     try:
         pictures: list[Picture] = build(job.settings["data"], job.allow).load()
         same = found.record["images"] == {picture.name: picture.sha256 for picture in pictures}
-        same = same and found.record["files"] == _files(job.settings)
+        before: Mapping[str, str] = found.record["files"]
+        same = same and all(before.get(place, now) == now for place, now in _files(job.settings).items())
     except (ValueError, OSError):
         # Not there any more, or not here: that is no reason to lose what was done with them.
         return True
@@ -122,16 +123,29 @@ def current(job: Job) -> bool:
     return same
 
 
-def _files(tree: Any, place: str = "") -> dict[str, str]:
-    """The SHA-256 of every file that the settings of prior and operator name as `path` or `pretrained`."""
-    if not place:
-        return {**_files(tree["operator"], "operator"), **_files(tree["prior"], "prior")}
+def _files(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The SHA-256 of every file of weights, PSFs and matrices that the settings name; of a folder of all its files."""
+    named = {"lpips": settings["lpips"]} if settings.get("lpips") else {}
+    for group in ("operator", "prior"):
+        named |= _paths(settings[group], group)
+    return {place: _hash(Path(path)) for place, path in named.items() if Path(path).exists()}
+
+
+def _paths(tree: Any, place: str) -> dict[str, str]:
     found = {}
     for key, value in tree.items() if isinstance(tree, Mapping) else ():
-        if key in ("path", "pretrained") and isinstance(value, str) and Path(value).is_file():
-            found[f"{place}.{key}"] = hashlib.sha256(Path(value).read_bytes()).hexdigest()
-        found |= _files(value, f"{place}.{key}")
+        if key in ("path", "pretrained", "folder") and isinstance(value, str):
+            found[f"{place}.{key}"] = value
+        found |= _paths(value, f"{place}.{key}")
     return found
+
+
+def _hash(path: Path) -> str:
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    whole = [f"{file.relative_to(path).as_posix()} {_hash(file)}" for file in files]
+    return hashlib.sha256("\n".join(whole).encode()).hexdigest()
 
 
 def run(job: Job, note: str = "") -> State:

@@ -207,6 +207,36 @@ def test_jobs_whose_images_have_changed_run_again(out, tmp_path, capsys):
     assert "1 of 1 jobs are done already" in capsys.readouterr().out
 
 
+def test_a_file_that_is_gone_loses_nothing(out, tmp_path, capsys):
+    psf = tmp_path / "psf.npy"
+    blur = ["operator=blur", "operator/kernel=load_psf", f"operator.kernel.path={psf}"]
+    words = [*SMALL[1:], *FAST, *blur]
+    np.save(psf, np.ones((3, 3)))
+    assert main([*words, f"out={out}"]) == 0
+    psf.unlink()
+    capsys.readouterr()
+    assert main([*words, f"out={out}"]) == 0
+    assert "1 of 1 jobs are done already" in capsys.readouterr().out
+    np.save(psf, np.ones((5, 5)))
+    assert main([*words, f"out={out}"]) == 0
+    assert "weights have changed since it was done: it runs again." in capsys.readouterr().out
+
+
+def test_of_a_folder_every_file_counts(tmp_path):
+    settings = {"operator": {}, "prior": {"folder": str(tmp_path)}, "lpips": None}
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text("{}")
+    first = jobs_module._files(settings)
+    assert list(first) == ["prior.folder"]
+    assert jobs_module._files(settings) == first
+    (tmp_path / "unet" / "config.json").write_text("[]")
+    assert jobs_module._files(settings) != first
+    assert set(jobs_module._files({**settings, "lpips": str(tmp_path / "unet" / "config.json")})) == {
+        "lpips",
+        "prior.folder",
+    }
+
+
 def test_a_run_says_in_what_it_differs_from_its_protocol(out, capsys):
     assert run(out, *FAST, "protocol=skimage_mask") == 0
     said = capsys.readouterr().out
