@@ -13,7 +13,7 @@ in one process, so that a slow minute meets all alike, and a median is reported.
 parts (column "part"):
 
     draw, ensemble      one draw and 16 draws of 3x256x256: seconds, PSNR of their mean, ratio to deepinv float32
-    outside             milliseconds a step with a network that costs nothing, and their share of a whole step
+    outside             milliseconds a step with a network that costs nothing
     memory              peak resident memory of a process that makes the ensemble
     curve               seconds of our DDRM against the side of the image and the number of draws, with exponents
 
@@ -229,9 +229,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--draws", type=int, default=16)
     parser.add_argument("--repeats", type=int, help="of a draw, 5, or 3 with --quick")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, help="results/speed.csv, or speed_quick.csv with --quick")
     parser.add_argument("--one", nargs=4, metavar=("LIBRARY", "NETWORK", "SOLVER", "TASK"), help=argparse.SUPPRESS)
     settings = parser.parse_args(argv)
+    settings.out = settings.out or (RESULTS.with_name("speed_quick.csv") if settings.quick else RESULTS)
     settings.nfe = settings.nfe or (4 if settings.quick else 20)
     settings.repeats = settings.repeats or (3 if settings.quick else 5)
     settings.solvers = settings.solvers or (SOLVERS[:2] if settings.quick else SOLVERS)
@@ -250,10 +251,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     for row in rows(settings):
         written.append({key: str((row | where).get(key, "")) for key in COLUMNS})
         print(*(written[-1][key] for key in COLUMNS[:12]), flush=True)
-    with settings.out.open("w", newline="") as handle:
-        writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(written)
+        # Written at every row, as a long run may be interrupted at any.
+        part = settings.out.with_name(settings.out.name + ".part")
+        with part.open("w", newline="") as handle:
+            writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(written)
+        part.replace(settings.out)
 
 
 if __name__ == "__main__":
