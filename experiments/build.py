@@ -119,18 +119,24 @@ def find(name: Any, names: Collection[str] = ALLOWED, at: str = "") -> Any:
         raise RefusedError(f"The configuration{at} names {name!r}: expected a name such as invdiff.solvers.DDRM.")
     found = _look_up(name, names)
     if found is None:
-        raise RefusedError(f"The configuration{at} names {name}: {_NOT_ALLOWED}")
+        entry = ":".join(name.rsplit(".", 1))
+        if entry in names:
+            raise RefusedError(
+                f"The configuration{at} names {name}, which Python does not find: set PYTHONPATH to the folder that "
+                "holds its module, or mend the name."
+            )
+        raise RefusedError(f"The configuration{at} names {name}: {_NOT_ALLOWED} {entry if ':' in entry else _FORM}.")
     own = identity(found)
     if own not in names:
         alias = f", which is {own}" if own is not None else ""
-        raise RefusedError(f"The configuration{at} names {name}{alias}: {_NOT_ALLOWED}")
+        raise RefusedError(f"The configuration{at} names {name}{alias}: {_NOT_ALLOWED} {own or _FORM}.")
     return found
 
 
 _NOT_ALLOWED = (
-    "it is not on the list of what a configuration may call (invdiff/experiments/allowed.py); to allow it, say "
-    "--allow MODULE:NAME."
+    "it is not on the list of what a configuration may call (invdiff/experiments/allowed.py); to allow it, say --allow"
 )
+_FORM = "MODULE:NAME"
 
 
 def identity(found: Any) -> str | None:

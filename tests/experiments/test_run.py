@@ -322,10 +322,14 @@ def test_your_own_prior_takes_a_flag(out, tmp_path, monkeypatch, capsys):
         "    def __call__(self, x, sigma):\n"
         "        return x * self.share + 0.5 * (1 - self.share)\n"
     )
-    monkeypatch.syspath_prepend(str(tmp_path))
     words = ["~prior", "+prior._target_=mylab.Half", "+prior.share=0.9", "solver=pnp_hqs"]
+    assert run(out, *words, "--allow", "mylab:Half") == 2
+    assert "names mylab.Half, which Python does not find: set PYTHONPATH" in capsys.readouterr().err
+    monkeypatch.syspath_prepend(str(tmp_path))
     assert run(out, *words) == 2
-    assert "names mylab.Half: it is not on the list" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "names mylab.Half: it is not on the list" in said
+    assert "say --allow mylab:Half." in said
     assert not out.exists()
     assert run(out, *words, "--allow", "mylab:Half") == 0
     assert folders(out)[0].name.startswith("skimage_mask_half_pnp_hqs-")
