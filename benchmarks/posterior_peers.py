@@ -2,7 +2,8 @@
 
 The problems, the exact denoiser and the figures of `benchmarks.posterior`, for the samplers of deepinv and azula with
 their documented settings (and others where those fail, named so): 16x16 gray Gaussian images, sigma_y 0.05. deepinv's
-DDRM needs its own operators, with the same mask and kernel; the rest of deepinv, and azula, get ours.
+DDRM needs its own operators, with the same mask and kernel; the rest of deepinv, and azula, get ours. Rows that stand
+in the CSV are replaced by those of the same operator and case, and the others kept.
 """
 
 from __future__ import annotations
@@ -77,11 +78,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--draws", type=int, default=512)
     parser.add_argument("--out", type=Path, default=RESULTS)
     settings = parser.parse_args(argv)
-    rows = list(run(settings.cases, settings.measurements, settings.draws))
-    with settings.out.open("w", newline="") as handle:
-        writer = csv.DictWriter(handle, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    if settings.out.exists():
+        with settings.out.open(newline="") as handle:
+            found = {(row["operator"], row["solver"]): row for row in csv.DictReader(handle)}
+    for row in run(settings.cases, settings.measurements, settings.draws):
+        text = {key: f"{value:.4f}" if isinstance(value, float) else str(value) for key, value in row.items()}
+        found[text["operator"], text["solver"]] = text
+        # Written at every row, as a long run may be interrupted at any.
+        part = settings.out.with_name(settings.out.name + ".part")
+        with part.open("w", newline="") as handle:
+            writer = csv.DictWriter(handle, text, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(found.values())
+        part.replace(settings.out)
 
 
 if __name__ == "__main__":

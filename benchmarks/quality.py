@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 
 from invdiff import Likelihood, Posterior, priors, sample, solvers
+from invdiff.compare import interval
 from invdiff.metrics import psnr, ssim
 from invdiff.noise import GaussianNoise
 from invdiff.operators import Blur, Downsample, Grayscale, Mask, Operator, gaussian_psf, load_psf, random_mask
@@ -42,7 +43,7 @@ from invdiff.scores import fair_crps
 
 from . import peers
 from .denoising import load_image
-from .restoration import bootstrap, crop
+from .restoration import crop
 
 RESULTS = Path(__file__).parent / "results" / "quality.csv"
 SETS = ("Set5", "CBSD68", "Kodak24")
@@ -216,12 +217,12 @@ def table(found: Sequence[Row]) -> list[str]:
 def _text(here: dict[str, Row], reference: dict[str, Row], names: Sequence[str], figure: str, alone: bool) -> str:
     if not all(here[name].get(figure) for name in names):
         return "-"
-    values = torch.tensor([float(here[name][figure]) for name in names], dtype=torch.float64)
+    values = [float(here[name][figure]) for name in names]
     digits = 4 if figure == "crps" else 2
-    text = f"{float(values.mean()):.{digits}f}"
+    text = f"{sum(values) / len(values):.{digits}f}"
     if alone or len(names) < 2:
         return text
-    low, high = bootstrap(values - torch.tensor([float(reference[name][figure]) for name in names]))
+    low, high = interval(value - float(reference[name][figure]) for value, name in zip(values, names, strict=True))
     return f"{text} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+
 import pytest
 import torch
 
-from benchmarks import quality
-from invdiff import Likelihood
+from benchmarks import posterior_peers, quality
+from invdiff import Likelihood, compare
 from invdiff.noise import GaussianNoise
 from invdiff.operators import Mask, random_mask
 
@@ -42,3 +44,26 @@ def test_our_methods_cost_what_is_counted():
         if share:
             row = quality.own(name, task(), shrunk, 1, STEPS)[1]
             assert (name, int(row["nfe"]) + 2 * int(row["nfe_backward"])) == (name, share * STEPS)
+
+
+def test_intervals_of_the_table_are_those_of_compare():
+    rows = [
+        {"sigma_y": "0.05", "task": "blur", "method": method, "image": str(place), "nfe": "5", "psnr_mean": str(value)}
+        for method, values in (("invdiff kps", (20, 25, 30)), ("deepinv ddrm", (19, 23, 27)))
+        for place, value in enumerate(values)
+    ]
+    low, high = compare.interval([-1, -2, -3])
+    assert quality.table(rows)[-1].split(" | ")[4] == f"23.00 [{low:+.2f}, {high:+.2f}]"
+
+
+def test_a_case_alone_keeps_the_rows_of_the_others(tmp_path, monkeypatch):
+    rows = [{"operator": "blur", "solver": "deepinv ddrm", "coverage": 0.5}]
+    monkeypatch.setattr(posterior_peers, "run", lambda *_: iter(rows))
+    posterior_peers.main(["--out", str(tmp_path / "a.csv")])
+    rows[:] = [{"operator": "blur", "solver": "azula dps", "coverage": 0.25}, {**rows[0], "coverage": 0.75}]
+    posterior_peers.main(["--out", str(tmp_path / "a.csv")])
+    with (tmp_path / "a.csv").open(newline="") as handle:
+        assert [(row["solver"], row["coverage"]) for row in csv.DictReader(handle)] == [
+            ("deepinv ddrm", "0.7500"),
+            ("azula dps", "0.2500"),
+        ]
