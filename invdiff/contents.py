@@ -16,8 +16,8 @@ from .operators import LinearOperator, Operator, Spectral
 from .operators.color import ChannelMix, ChannelSpatial
 from .operators.downsample import BicubicDownsample, BoxDownsample
 from .posterior import Posterior
-from .record import describe
-from .stored import read_constants
+from .record import describe, digest
+from .stored import DamagedError, read_constants
 
 __all__ = ["Contents", "contents", "rebuild_noise", "rebuild_operator", "require_same_operator"]
 
@@ -51,8 +51,16 @@ def contents(posterior: Posterior) -> Contents:
     if folder is None or not Path(folder).is_dir():
         return Contents(noise=noise)
     path = Path(folder)
+    y, given = read_constants(path, "observed_data").get("y"), record.get("y") or {}
+    # A chunk that is gone reads as zeros, and would be taken for a black measurement.
+    if y is not None and str(y.dtype) == f"torch.{given.get('dtype')}" and digest(y) != given.get("sha256"):
+        raise DamagedError(
+            path / "observed_data" / "y",
+            f"{path / 'observed_data' / 'y'} does not hold the measurement that the draws were made of: restore it "
+            "from a copy.",
+        )
     return Contents(
-        read_constants(path, "observed_data").get("y"),
+        y,
         read_constants(path, "truth").get("x"),
         rebuild_operator(record.get("operator"), read_constants(path, "constant_data")),
         noise,

@@ -63,6 +63,19 @@ def test_an_operator_from_a_folder_is_the_one_that_was_kept(tmp_path, name):
     require_same_operator(found.operator, describe(operator))
 
 
+def test_a_measurement_that_is_not_there_any_more_is_not_taken_for_a_black_one(tmp_path):
+    likelihood = Likelihood(
+        torch.rand(SHAPE, generator=torch.Generator().manual_seed(0)), Identity(SHAPE), GaussianNoise(0.1)
+    )
+    sample(DPS(steps=2), likelihood, GaussianPrior.power_law(SHAPE), draws=2, store=tmp_path / "run")
+    assert torch.equal(contents(Posterior.load(tmp_path / "run")).measurement, likelihood.y)
+    for chunk in (tmp_path / "run" / "observed_data" / "y" / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.unlink()
+    with pytest.raises(OSError, match=r"observed_data.y does not hold the measurement that the draws were made of"):
+        contents(Posterior.load(tmp_path / "run"))
+
+
 def test_what_cannot_be_built_again_is_none():
     described = describe(from_function(lambda x: x.flip(3), in_shape=SHAPE))
     assert rebuild_operator(described, {}) is None
