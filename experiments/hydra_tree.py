@@ -34,6 +34,8 @@ def check_hydra(tree: Mapping[str, Any], allow: Collection[str] = ()) -> None:
         raise RefusedError(
             f"hydra.sweeper is {sweeper.get('_target_')}: expected hydra/sweeper=basic, the only one here."
         )
+    if not (tree.get("launcher") or {}).get("_target_"):
+        raise RefusedError("hydra.launcher is empty: leave it out, or give hydra/launcher=basic.")
     for place in ("hydra_logging", "job_logging"):
         _check_logging(tree.get(place) or {}, f"hydra.{place}", allow)
     if (tree.get("job") or {}).get("chdir"):

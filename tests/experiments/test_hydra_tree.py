@@ -77,6 +77,7 @@ def test_a_swept_name_is_checked_too(tmp_path):
         ("+hydra.job.env_set.LD_PRELOAD=x.so", r"--allow hydra\.job\.env_set"),
         ("+hydra.launcher.setup=[evil]", r"--allow hydra\.launcher\.setup"),
         ("+hydra.launcher.python=evil", r"--allow hydra\.launcher\.python"),
+        ("hydra.launcher=null", r"hydra\.launcher is empty: leave it out"),
         ("hydra.job.chdir=true", r"hydra\.job\.chdir is true: leave it out"),
         ("hydra.searchpath=[pkg://intruder]", "--allow PACKAGE"),
         ("hydra.searchpath=['pkg://${prior}']", "--allow PACKAGE"),
