@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from . import protocols
 from .build import check
 from .hydra_tree import check_hydra, check_references, check_search_path
 from .jobs import GROUPS, TITLE, Job, State, current, run, state
@@ -191,6 +193,9 @@ def _check_tree(cfg: DictConfig, allow: Sequence[str]) -> None:
 def _checked(cfg: DictConfig, varied: Sequence[str], allow: Sequence[str]) -> Job:
     names = _names(cfg)
     _say_missing(cfg, names)
+    # A point estimate would not look at it.
+    if cfg.draws != "auto" and not (type(cfg.draws) is int and cfg.draws > 0):
+        raise ValueError(f"draws is {cfg.draws}: expected a whole number of at least 1.")
     job = _job(cfg, names, varied, allow)
     check(job.settings, allow)
     return job
@@ -237,6 +242,9 @@ def _run(hydra: Hydra, master: DictConfig, planned: Sequence[Planned], allow: Se
     missing = {job.key: own for own, job in planned if not current(job)}
     if len(jobs) > len(missing):
         print(f"{len(jobs) - len(missing)} of {len(jobs)} jobs are done already, in {master.out}.", flush=True)
+    for key, job in jobs.items():
+        if key not in missing and job.settings["protocol"]:
+            _say_differences(job)
     note = {key: f"[{number}/{len(missing)}] " for number, key in enumerate(missing, 1)}
     single = len(planned) == 1 and not planned[0][0]
     if missing and single:
@@ -255,6 +263,13 @@ def _run(hydra: Hydra, master: DictConfig, planned: Sequence[Planned], allow: Se
     _print(jobs, states)
     worst = {found.status for found in states.values()}
     return 0 if worst <= {"done", "not applicable"} and "done" in worst else 1
+
+
+def _say_differences(job: Job) -> None:
+    """Of a job that was done before, perhaps without a protocol or with another."""
+    name = job.settings["protocol"]
+    for sentence in protocols.differences(protocols.read(name), protocols.read(f"{job.folder}/protocol.yaml")):
+        print(f"{job.title} differs from the protocol {name}: {sentence}", flush=True)
 
 
 def _print(jobs: dict[str, Job], states: dict[str, State]) -> None:
@@ -288,7 +303,14 @@ def _print(jobs: dict[str, Job], states: dict[str, State]) -> None:
 
 
 def _sentence(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    said = " ".join(str(error).split()) or type(error).__name__
+    if not isinstance(error, HydraException):
+        return said
+    if unknown := re.match(r"Could not override '([^']+)'", said):
+        # Hydra's advice, to add it with a plus, leads to the next refusal.
+        return f"There is no setting {unknown[1]} with what was chosen, or not with all of it: --cfg prints all."
+    # What follows are folders of Hydra's and ours.
+    return said.partition(" Config search path:")[0]
 
 
 if __name__ == "__main__":

@@ -245,6 +245,15 @@ def test_a_run_says_in_what_it_differs_from_its_protocol(out, capsys):
     (folder,) = folders(out)
     done = json.loads((folder / "done.json").read_text())
     assert "draws is 3, the protocol has 20." in done["protocol"]["differs"]
+    # A job that is done says it again, also where it was done without that protocol.
+    assert run(out, *FAST, f"protocol={folder}/protocol.yaml") == 0
+    assert "differs" not in capsys.readouterr().out
+    assert run(out, *FAST, "protocol=skimage_mask") == 0
+    said = capsys.readouterr().out
+    assert "1 of 1 jobs are done already" in said
+    assert "differs from the protocol skimage_mask: draws is 3, the protocol has 20." in said
+    assert run(out, *FAST, "protocol=nothing") == 2
+    assert "protocol is nothing: expected a .yaml file" in capsys.readouterr().err
     # What it did follow is a protocol itself.
     assert run(out, *FAST, f"protocol={folder}/protocol.yaml", "solver.steps=5") == 0
     assert "differs" not in capsys.readouterr().out
@@ -274,7 +283,15 @@ def test_the_command_is_the_same(out, capsys):
     assert cli.main(["experiment", *SMALL, f"out={out}", *FAST]) == 0
     assert len(folders(out)) == 1
     assert cli.main(["experiment", "solver=nothing"]) == 2
-    assert "Could not find 'solver/nothing'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Could not find 'solver/nothing'" in said
+    assert "pnp_hqs" in said
+    assert "search path" not in said
+    assert run(out, "prior=gaussian", "solver=pnp_hqs,ddrm", "-m", "solver.steps=3") == 2
+    assert "There is no setting solver.steps with what was chosen, or not with all of it" in capsys.readouterr().err
+    for wrong in ("zero", "0", "2.5", "true", "null"):
+        assert run(out, "prior=gaussian", "solver=pnp_hqs", f"draws={wrong}") == 2
+        assert "expected a whole number of at least 1." in capsys.readouterr().err
     assert cli.main(["experiment", "prior=tv", "--cfg"]) == 0
     assert "_target_: invdiff.priors.tv.TV" in capsys.readouterr().out
 
