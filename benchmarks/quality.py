@@ -203,14 +203,18 @@ def table(found: Sequence[Row]) -> list[str]:
     for row in found:
         cells.setdefault((row["sigma_y"], row["task"], row["method"]), {})[row["image"]] = row
     shown = ("psnr_mean", "psnr_draw", "ssim_mean", "crps", "coverage")
-    lines = ["| task | method | crops | NFE | " + " | ".join(shown) + " |", "| --- " * (4 + len(shown)) + "|"]
+    lines = [
+        "| task | method | crops | NFE + passes back | " + " | ".join(shown) + " |",
+        "| --- " * (4 + len(shown)) + "|",
+    ]
     order = {name: place for place, name in enumerate(METHODS)}
     for sigma_y, task, method in sorted(cells, key=lambda cell: (cell[0], TASKS.index(cell[1]), order[cell[2]])):
         here, reference = cells[sigma_y, task, method], cells.get((sigma_y, task, REFERENCE), {})
         names = sorted(set(here) & set(reference))
         texts = [_text(here, reference, names, figure, method == REFERENCE) for figure in shown]
-        nfe = sum(float(here[name]["nfe"]) for name in names) / len(names)
-        lines.append(f"| {task} {sigma_y} | {method} | {len(names)} | {nfe:.0f} | " + " | ".join(texts) + " |")
+        nfe, back = (sum(float(here[name][key]) for name in names) / len(names) for key in ("nfe", "nfe_backward"))
+        cost = f"{nfe:.0f} + {back:.0f}" if back else f"{nfe:.0f}"
+        lines.append(f"| {task} {sigma_y} | {method} | {len(names)} | {cost} | " + " | ".join(texts) + " |")
     return lines
 
 

@@ -47,13 +47,14 @@ def test_our_methods_cost_what_is_counted():
 
 
 def test_intervals_of_the_table_are_those_of_compare():
+    head = {"sigma_y": "0.05", "task": "blur", "nfe": "5", "nfe_backward": "2"}
     rows = [
-        {"sigma_y": "0.05", "task": "blur", "method": method, "image": str(place), "nfe": "5", "psnr_mean": str(value)}
+        head | {"method": method, "image": str(place), "psnr_mean": str(value)}
         for method, values in (("invdiff kps", (20, 25, 30)), ("deepinv ddrm", (19, 23, 27)))
         for place, value in enumerate(values)
     ]
     low, high = compare.interval([-1, -2, -3])
-    assert quality.table(rows)[-1].split(" | ")[4] == f"23.00 [{low:+.2f}, {high:+.2f}]"
+    assert quality.table(rows)[-1].split(" | ")[3:5] == ["5 + 2", f"23.00 [{low:+.2f}, {high:+.2f}]"]
 
 
 def test_a_case_alone_keeps_the_rows_of_the_others(tmp_path, monkeypatch):
