@@ -173,7 +173,8 @@ def azula(method: str, operator: Operator, y: Tensor, slot: Slot, sigma_y: float
     def sampler(target: Tensor) -> Any:
         network = Wrapped()
         if method == "dps":
-            return DPSSampler(network, target, forward, **steps)
+            # Its zeta of 1 is for images in [-1, 1], of twice our residuals and pixels: a half is the same step here.
+            return DPSSampler(network, target, forward, zeta=0.5, **steps)
         if method == "pigdm":
             return PGDMSampler(network, target, forward, backward, eta=1.0, **steps)
         if method == "diffpir":
