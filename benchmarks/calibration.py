@@ -126,16 +126,16 @@ def rows(everything: Sequence[Unit], folder: Path, solvers: Sequence[str]) -> It
 def table(found: Sequence[Row]) -> list[str]:
     """Markdown: coverage of nominal 90 % before and after, CRPS and spread, by task and solver."""
     lines = [
-        "| task | solver | CRPS | spread / error | coverage at 90 % | after crc | its scale |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| task | solver | images | CRPS | spread / error | coverage at 90 % | after crc | its scale | calibrated on |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     keyed = {(row["task"], row["solver"], row["tested_on"], row["state"]): row for row in found}
     for (task, solver, on, state), row in keyed.items():
         if state != "uncalibrated" or on != "CBSD68 and Kodak24":
             continue
         after = keyed.get((task, solver, on, "crc"))
-        cells = [f"{float(row['crps']):.4f}", f"{float(row['spread']):.2f}", _interval(row)]
-        cells += [_interval(after), after["scale"]] if after else ["", ""]
+        cells = [row["test_images"], f"{float(row['crps']):.4f}", f"{float(row['spread']):.2f}", _interval(row)]
+        cells += [_interval(after), after["scale"], after["calibration_images"]] if after else ["", "", ""]
         lines.append(f"| {task} | {solver} | " + " | ".join(cells) + " |")
     return lines
 
