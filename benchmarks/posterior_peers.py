@@ -9,22 +9,21 @@ in the CSV are replaced by those of the same operator and case, and the others k
 from __future__ import annotations
 
 import argparse
-import csv
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from invdiff import Likelihood, Posterior
+from invdiff.ensemble import Counted
 from invdiff.noise import GaussianNoise
 from invdiff.priors import GaussianPrior
 from invdiff.random import MemberRandom
 
 from . import peers
 from .posterior import SHAPE, SIGMA_Y, line, operators, verdict
+from .rows import read, write
 
 RESULTS = Path(__file__).parent / "results" / "posterior_peers.csv"
 CASES = (
@@ -32,17 +31,6 @@ CASES = (
     *("azula dps", "azula diffpir", "azula pigdm", "azula mmps", "azula mmps_5", "azula tmpd"),
 )
 Row = dict[str, float | str]
-
-
-class CountedSlot:
-    """The exact denoiser, counting its calls."""
-
-    def __init__(self, prior: GaussianPrior) -> None:
-        self.prior, self.calls = prior, 0
-
-    def __call__(self, x: Tensor, sigma: Any) -> Tensor:
-        self.calls += 1
-        return self.prior(x, sigma)
 
 
 def run(cases: Sequence[str], measurements: int, draws: int) -> Iterator[Row]:
@@ -58,7 +46,7 @@ def run(cases: Sequence[str], measurements: int, draws: int) -> Iterator[Row]:
             own = peers.same(operator, method, SIGMA_Y) if library == "deepinv" else operator
             if own is None:
                 continue
-            clock, slot, figures = time.monotonic(), CountedSlot(prior), []
+            clock, slot, figures = time.monotonic(), Counted(prior), []
             for one, exact, reference in zip(y, exacts, references, strict=True):
                 torch.manual_seed(0)
                 made = getattr(peers, library)(method, own, one, slot, SIGMA_Y)(draws)
@@ -78,20 +66,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--draws", type=int, default=512)
     parser.add_argument("--out", type=Path, default=RESULTS)
     settings = parser.parse_args(argv)
-    found: dict[tuple[str, str], dict[str, str]] = {}
-    if settings.out.exists():
-        with settings.out.open(newline="") as handle:
-            found = {(row["operator"], row["solver"]): row for row in csv.DictReader(handle)}
+    found = {(row["operator"], row["solver"]): row for row in read(settings.out)}
     for row in run(settings.cases, settings.measurements, settings.draws):
         text = {key: f"{value:.4f}" if isinstance(value, float) else str(value) for key, value in row.items()}
         found[text["operator"], text["solver"]] = text
-        # Written at every row, as a long run may be interrupted at any.
-        part = settings.out.with_name(settings.out.name + ".part")
-        with part.open("w", newline="") as handle:
-            writer = csv.DictWriter(handle, text, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(found.values())
-        part.replace(settings.out)
+        write(settings.out, list(text), found.values())
 
 
 if __name__ == "__main__":

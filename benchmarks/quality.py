@@ -21,7 +21,6 @@ The folder of the data is INVDIFF_DATA. Rows that stand in the CSV are kept, and
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import math
 import os
@@ -36,14 +35,17 @@ from torch import Tensor
 
 from invdiff import Likelihood, Posterior, priors, sample, solvers
 from invdiff.compare import interval
+from invdiff.ensemble import Counted
 from invdiff.metrics import psnr, ssim
 from invdiff.noise import GaussianNoise
 from invdiff.operators import Blur, Downsample, Grayscale, Mask, Operator, gaussian_psf, load_psf, random_mask
+from invdiff.priors import Prior
 from invdiff.scores import fair_crps
 
 from . import peers
 from .denoising import load_image
 from .restoration import crop
+from .rows import Row, read, write
 
 RESULTS = Path(__file__).parent / "results" / "quality.csv"
 SETS = ("Set5", "CBSD68", "Kodak24")
@@ -72,7 +74,6 @@ QUICK = (
 FIGURES = ("psnr_mean", "psnr_draw", "ssim_mean", "ssim_draw", "crps", "coverage", "seconds")
 KEY = ("image", "task", "sigma_y", "size", "draws", "method")
 COLUMNS = (*KEY, "steps", "nfe", "nfe_backward", *FIGURES)
-Row = dict[str, str]
 
 
 def operators(size: int, data: Path) -> dict[str, Operator]:
@@ -103,24 +104,7 @@ def crops(data: Path, sets: Sequence[str], count: int, size: int) -> list[tuple[
     return [(name, crop(load_image(path), size)[2]) for name, path in picked]
 
 
-class Counting:
-    """The prior for a peer, counting calls and passes back."""
-
-    def __init__(self, prior: peers.Slot) -> None:
-        self.prior, self.calls, self.backward = prior, 0, 0
-
-    def __call__(self, x: Tensor, sigma: Any) -> Tensor:
-        self.calls += 1
-        out = self.prior(x, sigma)
-        if out.requires_grad:
-            out.register_hook(self._passed)
-        return out
-
-    def _passed(self, gradient: Tensor) -> None:
-        self.backward += 1
-
-
-def own(name: str, likelihood: Likelihood, prior: peers.Slot, draws: int, steps: int | None) -> tuple[Posterior, Row]:
+def own(name: str, likelihood: Likelihood, prior: Prior, draws: int, steps: int | None) -> tuple[Posterior, Row]:
     """One of our solvers: its draws, and what they took."""
     options = {"steps": 30, "products": 3} if name == "kps" else {} if steps is None else {"steps": steps}
     solver = solvers.load(name, **options)
@@ -130,7 +114,7 @@ def own(name: str, likelihood: Likelihood, prior: peers.Slot, draws: int, steps:
 
 
 def peer(
-    library: str, name: str, likelihood: Likelihood, prior: peers.Slot, draws: int, steps: int | None
+    library: str, name: str, likelihood: Likelihood, prior: Prior, draws: int, steps: int | None
 ) -> tuple[Posterior, Row] | None:
     """One of the peers' methods; None where it does not take the operator."""
     assert isinstance(likelihood.noise, GaussianNoise)
@@ -138,7 +122,7 @@ def peer(
     own_operator = peers.same(operator, name, level) if library == "deepinv" else operator
     if own_operator is None:
         return None
-    slot = Counting(prior)
+    slot = Counted(prior)
     torch.manual_seed(0)
     build = getattr(peers, library)
     point = name == "pnp_hqs"
@@ -247,19 +231,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if settings.quick:
         settings.sets, settings.crops, settings.size, settings.methods = SETS[:1], 1, 32, list(QUICK)
         settings.tasks, settings.out = ["blur", "inpaint70"], settings.out.with_name("quality_quick.csv")
-    found: list[Row] = []
-    if settings.out.exists():
-        with settings.out.open(newline="") as handle:
-            found = list(csv.DictReader(handle))
+    found = read(settings.out)
     for row in rows(settings, found):
         found.append(row)
-        # Written at every row, as a long run may be interrupted at any.
-        part = settings.out.with_name(settings.out.name + ".part")
-        with part.open("w", newline="") as handle:
-            writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(found)
-        part.replace(settings.out)
+        write(settings.out, COLUMNS, found)
         print(*(row.get(key, "") for key in ("image", "task", "method", "nfe", *FIGURES)), flush=True)
     print("\n".join(table(found)))
 

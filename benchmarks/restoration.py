@@ -49,6 +49,7 @@ from invdiff.scores import fair_crps
 
 from .denoising import load_image
 from .laboratory import setting
+from .rows import Row, read
 
 RESULTS = Path(__file__).parent / "results" / "restoration.csv"
 TASKS = ("blur", "down4", "inpaint", "gray")
@@ -58,7 +59,6 @@ STEP_COST = {"ddrm": 1, "diffpir": 1, "pigdm": 3, "dps": 3, "mmps": 3}
 FIGURES = ("crps", "coverage", "spread", "psnr_mean", "psnr_draw", "chi2", "outside", "seconds")
 KEY = ("image", "task", "sigma_y", "size", "draws", "solver", "mode")
 COLUMNS = (*KEY, "top", "left", "settings", "steps", "nfe", "nfe_backward", "cost", *FIGURES)
-Row = dict[str, str]
 
 
 def operators(size: int) -> dict[str, Operator]:
@@ -230,14 +230,6 @@ def short(rows: Sequence[Row], size: int) -> list[str]:
 def _place(group: tuple[str, str, str, str, str]) -> tuple[float, float, int, str, bool, str]:
     size, sigma_y, task, solver, mode = group
     return float(size), float(sigma_y), TASKS.index(task), mode, solver != REFERENCE, solver
-
-
-def read(path: Path) -> list[Row]:
-    """The rows that stand in the file, none where there is no file."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as handle:
-        return list(csv.DictReader(handle))
 
 
 def write(rows: Sequence[Row], path: Path) -> None:

@@ -23,7 +23,6 @@ On a GPU (--device cuda) calls are timed with the device synchronised.
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import itertools
 import math
@@ -47,6 +46,7 @@ from invdiff.record import environment, machine
 from . import peers
 from .peers import TASKS
 from .restoration import operators
+from .rows import Row, write
 
 RESULTS = Path(__file__).parent / "results" / "speed.csv"
 COLUMNS = (
@@ -58,7 +58,6 @@ SOLVERS = ("ddrm", "diffpir", "dps", "pnp_hqs", "red_gd")
 IN_AZULA = ("diffpir", "dps")
 POINTS = ("pnp_hqs", "red_gd")
 SIGMA_Y = 0.05
-Row = dict[str, str]
 
 
 @functools.cache
@@ -251,13 +250,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for row in rows(settings):
         written.append({key: str((row | where).get(key, "")) for key in COLUMNS})
         print(*(written[-1][key] for key in COLUMNS[:12]), flush=True)
-        # Written at every row, as a long run may be interrupted at any.
-        part = settings.out.with_name(settings.out.name + ".part")
-        with part.open("w", newline="") as handle:
-            writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(written)
-        part.replace(settings.out)
+        write(settings.out, COLUMNS, written)
 
 
 if __name__ == "__main__":

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import calibration, quality, restoration
+from . import calibration, quality, restoration, rows
+from .rows import Row
 
 ROOT = Path(__file__).parent
 PAGE = ROOT / "README.md"
 RESULTS = ROOT / "results"
-Row = dict[str, str]
 
 
 def read(name: str) -> list[Row]:
     """The rows of a tracked CSV, none where it was never measured."""
-    path = RESULTS / name
-    if not path.exists():
-        return []
-    with path.open(newline="") as handle:
-        return list(csv.DictReader(handle))
+    return rows.read(RESULTS / name)
 
 
 def lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -30,20 +25,20 @@ def lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def posterior() -> list[str]:
-    """Samplers against an exact posterior: ours and the peers', the mean over the four operators they take."""
+    """Samplers against an exact posterior, ours and the peers', a column an operator."""
     own = [row | {"solver": f"invdiff {row['solver']}"} for row in read("posterior.csv") if row["coverage"] != "nan"]
     peers = read("posterior_peers.csv")
     wanted = ("invdiff exact", "invdiff kps", "invdiff ddrm", "invdiff dps", "invdiff diffpir", "invdiff pigdm")
     names = [*wanted, "invdiff mmps", "invdiff tmpd", *dict.fromkeys(row["solver"] for row in peers)]
     found = []
     for name in names:
-        rows = {row["operator"]: row for row in [*own, *peers] if row["solver"] == name}
+        here = {row["operator"]: row for row in [*own, *peers] if row["solver"] == name}
         cells = []
         for operator in ("inpaint", "blur", "down4", "denoise"):
-            row = rows.get(operator)
+            row = here.get(operator)
             shown = [float(row[key]) for key in ("mean_error", "std_ratio", "coverage")] if row else []
             cells.append(" / ".join(f"{value:.2f}" for value in shown) or "-")
-        nfe = ", ".join(dict.fromkeys(row["nfe"] for row in rows.values()))
+        nfe = ", ".join(dict.fromkeys(row["nfe"] for row in here.values()))
         found.append([name.replace("invdiff exact", "exact draws"), nfe, *cells])
     return lines(("sampler", "NFE", "inpainting 50 %", "blur", "4x reduction", "denoising"), found)
 
@@ -74,8 +69,8 @@ def rest(name: str, table: Callable[[list[Row]], list[str]]) -> Callable[[], lis
     """A table that the benchmark itself makes of its rows."""
 
     def made() -> list[str]:
-        rows = read(name)
-        return table(rows) if rows else []
+        found = read(name)
+        return table(found) if found else []
 
     return made
 
@@ -83,7 +78,7 @@ def rest(name: str, table: Callable[[list[Row]], list[str]]) -> Callable[[], lis
 TABLES: dict[str, Callable[[], list[str]]] = {
     "posterior": posterior,
     "speed": speed,
-    "photographs": rest("restoration.csv", lambda rows: restoration.short(rows, 48)),
+    "photographs": rest("restoration.csv", lambda found: restoration.short(found, 48)),
     "quality": rest("quality.csv", quality.table),
     "calibration": rest("calibration.csv", calibration.table),
 }

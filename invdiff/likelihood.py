@@ -39,6 +39,7 @@ class Likelihood:
     y: Tensor
     operator: Operator
     noise: NoiseModel
+    # No field, as it is no part of what a likelihood is: what `prox` keeps of y, each likelihood its own.
     _kept: ClassVar[dict[Any, Tensor]]
 
     def __post_init__(self) -> None:
@@ -112,7 +113,8 @@ class Likelihood:
         """argmin over x of -log p(y | x) + rho / 2 |x - z|^2.
 
         Closed form for operators with an SVD and one Gaussian sigma per member; whitened conjugate gradients for a
-        sigma per pixel or any other linear operator; Newton with conjugate gradients for Poisson noise. With
+        sigma per pixel or any other linear operator. For Poisson noise closed form with a mask, and never negative;
+        with other operators Newton with conjugate gradients, which does not know that light is not negative. With
         sigma = 0 it is the projection of z onto the solutions of A x = y nearest to them.
 
         Args:
@@ -168,14 +170,15 @@ class Likelihood:
 
     def _coordinates(self, operator: Spectral, like: Tensor) -> Tensor:
         """U^H y, kept, as a solver asks for it at every step."""
-        y = self._y(like)
-        if y.requires_grad:
-            return operator.ut(y)
-        # The version tells where a caller wrote into y.
+        if self.y.requires_grad or self.y.is_inference():
+            return operator.ut(self._y(like))
+        # The version tells where a caller wrote into y; tensors made under inference_mode have none.
         key = (self.y._version, like.dtype, like.device)
         if key not in self._kept:
             self._kept.clear()
-            self._kept[key] = operator.ut(y)
+            # One that was first made under inference_mode could never enter a gradient later.
+            with torch.inference_mode(False), torch.no_grad():
+                self._kept[key] = operator.ut(self._y(like))
         return self._kept[key]
 
     def _iterative_prox(self, operator: LinearOperator, z: Tensor, rho: Tensor, sigma: Tensor) -> Tensor:

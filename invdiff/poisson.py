@@ -27,11 +27,13 @@ def poisson_prox(operator: LinearOperator, y: Tensor, gain: float, z: Tensor, rh
         rho: (1 or b, 1, ..., 1).
 
     Raises:
-        ValueError: as `newton_prox`.
+        ValueError: photons were counted where the mask sees nothing; as `newton_prox`.
     """
     if not isinstance(operator, Mask | Identity):
         return newton_prox(operator, y, gain, z, rho)
     mask = operator.singular_as(z)
+    if bool(((mask == 0) & (y > 0)).any()):
+        raise ValueError("y counts photons where the mask sees nothing (0): give 0 there, or the mask that was used.")
     b, c = z - mask / (gain * rho), y / (gain * rho)
     root = (b.square() + 4 * c).sqrt()
     # Of the two forms of the root the one that does not subtract nearly equal numbers.

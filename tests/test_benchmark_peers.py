@@ -11,6 +11,7 @@ from benchmarks import posterior_peers, quality
 from invdiff import Likelihood, compare
 from invdiff.noise import GaussianNoise
 from invdiff.operators import Mask, random_mask
+from invdiff.priors.base import as_prior
 
 SHAPE, SIGMA_Y, STEPS = (3, 12, 12), 0.05, 6
 PEERS = [method for method in quality.METHODS if not method.startswith("invdiff")]
@@ -22,8 +23,11 @@ def task():
     return Likelihood(operator(x)[0], operator, GaussianNoise(SIGMA_Y))
 
 
-def shrunk(x, sigma):
+def half(x, sigma):
     return 0.5 * x + 0.25
+
+
+shrunk = as_prior(half)
 
 
 @pytest.mark.parametrize("method", PEERS)

@@ -160,6 +160,13 @@ def test_exact_and_noisy_measurements_of_one_operator():
         Likelihood(y, operator, GaussianNoise(mixed)).prox(z, 5.0)
 
 
+def test_poisson_photons_where_nothing_is_seen_are_refused():
+    operator = Mask(torch.tensor([[1.0, 0.0]]), (1, 1, 2))
+    likelihood = Likelihood(torch.tensor([[[0.1, 0.1]]]), operator, PoissonNoise(0.1))
+    with pytest.raises(ValueError, match="y counts photons where the mask sees nothing"):
+        likelihood.prox(torch.ones(1, 1, 1, 2), 5.0)
+
+
 def test_poisson_members_do_not_see_each_other():
     operator = operators()["reflect blur"]
     _, z = problem(operator)
@@ -251,6 +258,20 @@ def test_what_prox_keeps_of_y_is_that_of_y_as_it_is_now():
     torch.testing.assert_close(second, Likelihood(y.clone(), operator, GaussianNoise(0.1)).prox(z, 30.0))
     assert float((first - second).abs().max()) > 0.01
     assert pickle.loads(pickle.dumps(likelihood))._kept == {}
+
+
+def test_prox_inside_inference_mode_and_a_gradient_after_it():
+    operator = Blur(torch.ones(3, 3) / 9, (1, 6, 6))
+    y, z = torch.rand(1, 6, 6), torch.rand(1, 1, 6, 6)
+    likelihood = Likelihood(y, operator, GaussianNoise(0.1))
+    with torch.inference_mode():
+        inside = likelihood.prox(z, 30.0)
+        made_inside = Likelihood(y.clone(), operator, GaussianNoise(0.1)).prox(z, 30.0)
+    torch.testing.assert_close(made_inside, inside)
+    leaf = z.clone().requires_grad_(True)
+    after = likelihood.prox(leaf, 30.0)
+    torch.testing.assert_close(after.detach(), inside)
+    assert float(torch.autograd.grad(after.sum(), leaf)[0].abs().sum()) > 0
 
 
 def test_nothing_is_written_into_the_input():

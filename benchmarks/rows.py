@@ -1,0 +1,29 @@
+"""Rows of results as CSV files."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+__all__ = ["read", "write"]
+
+Row = dict[str, str]
+
+
+def read(path: Path) -> list[Row]:
+    """The rows that stand in the file, none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
+    """The rows as a CSV file, put in its place whole: long runs write at every row, and may be interrupted at any."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    part.replace(path)
