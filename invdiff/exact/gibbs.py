@@ -13,6 +13,7 @@ move together, places first: (n, ...).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-__all__ = ["NUMBERS", "BandedWalk", "Increments", "PinnedWalk", "sweeps"]
+__all__ = ["NUMBERS", "BandedWalk", "Increments", "PinnedWalk", "Walk", "sweeps"]
 
 # A normal number of each place for the Gaussian draw, and at most three for the variance.
 NUMBERS = 4
@@ -65,9 +66,60 @@ class Increments:
         return size * torch.where(larger, t, 1 / t)
 
 
+class _Factor(ABC):
+    """The precision of x given v, factored as L D L^T for each chain."""
+
+    @abstractmethod
+    def solve(self, b: Tensor) -> Tensor:
+        """(L D L^T)^-1 b for b of shape (n, ...)."""
+
+    @abstractmethod
+    def colour(self, normal: Tensor) -> Tensor:
+        """L^-T D^-1/2 z: a draw of covariance (L D L^T)^-1 from standard normals of shape (n, ...)."""
+
+    @abstractmethod
+    def std(self) -> Tensor:
+        """The standard deviation of each place, (n, ...)."""
+
+
+class Walk(ABC):
+    """x | v, y of a walk and a linear measurement with Gaussian noise: Gaussian, its precision factored in O(n)."""
+
+    @abstractmethod
+    def _factor(self, v: Tensor) -> _Factor: ...
+
+    @abstractmethod
+    def _pull(self, v: Tensor) -> Tensor:
+        """A^T y / sigma^2 of each place, broadcast to v."""
+
+    def moments(self, v: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean of x | v, y and a draw of it, (n, ...) each, from as many standard normals."""
+        factor = self._factor(v)
+        mean = factor.solve(self._pull(v))
+        return mean, mean + factor.colour(normal)
+
+    def solve(self, v: Tensor, b: Tensor) -> Tensor:
+        """Cov[x | v, y] b for b of shape (n, ...)."""
+        return self._factor(v).solve(b)
+
+    def std(self, v: Tensor) -> Tensor:
+        """The standard deviation of each place given v, (n, ...)."""
+        return self._factor(v).std()
+
+    def mean_covariance(self, v: Tensor) -> Tensor:
+        """The mean over chains of Cov[x | v, y], (n, n)."""
+        factor = self._factor(v)
+        columns = []
+        for j in range(len(v)):
+            unit = torch.zeros_like(v)
+            unit[j] = 1.0
+            columns.append(factor.solve(unit).mean(1))
+        return torch.stack(columns, 1)
+
+
 @dataclass(frozen=True)
-class PinnedWalk:
-    """x | v, y where every measurement is of one place: the precision of x is tridiagonal, so that a draw costs O(n).
+class PinnedWalk(Walk):
+    """x | v, y where every measurement is of one place: the precision of x is tridiagonal.
 
     Args:
         weight: 1 / sigma^2 of each place, 0 where nothing is measured, (n, ...).
@@ -77,38 +129,10 @@ class PinnedWalk:
     weight: Tensor
     pull: Tensor
 
-    def moments(self, v: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean of x | v, y and a draw of it, (n, ...) each, from as many standard normals."""
-        pivots, slopes = self._factor(v)
-        mean = _back(slopes, self._eliminated(pivots, slopes, self.pull))
-        fresh = _back(slopes, [z * pivot.rsqrt() for z, pivot in zip(normal, pivots, strict=True)])
-        return mean, mean + fresh
+    def _pull(self, v: Tensor) -> Tensor:
+        return self.pull
 
-    def solve(self, v: Tensor, b: Tensor) -> Tensor:
-        """Cov[x | v, y] b for b of shape (n, ...)."""
-        pivots, slopes = self._factor(v)
-        return _back(slopes, self._eliminated(pivots, slopes, b))
-
-    def std(self, v: Tensor) -> Tensor:
-        """The standard deviation of each place given v, (n, ...)."""
-        pivots, slopes = self._factor(v)
-        variance = [1 / pivots[-1]]
-        for pivot, slope in zip(pivots[-2::-1], slopes[::-1], strict=True):
-            variance.append(1 / pivot + slope**2 * variance[-1])
-        return torch.stack(variance[::-1]).sqrt()
-
-    def mean_covariance(self, v: Tensor) -> Tensor:
-        """The mean over chains of Cov[x | v, y], (n, n)."""
-        pivots, slopes = self._factor(v)
-        columns = []
-        for j in range(len(v)):
-            unit = torch.zeros_like(v)
-            unit[j] = 1.0
-            columns.append(_back(slopes, self._eliminated(pivots, slopes, unit)).mean(1))
-        return torch.stack(columns, 1)
-
-    def _factor(self, v: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The precision as L D L^T: the pivots D, and minus the entries of L below its diagonal."""
+    def _factor(self, v: Tensor) -> _Factor:
         precision = 1 / v
         diagonal = precision + self.weight
         diagonal = torch.cat([diagonal[:-1] + precision[1:], diagonal[-1:]])
@@ -116,25 +140,40 @@ class PinnedWalk:
         for own, beside in zip(diagonal[1:], precision[1:], strict=True):
             slopes.append(beside / pivots[-1])
             pivots.append(own - slopes[-1] * beside)
-        return pivots, slopes
-
-    @staticmethod
-    def _eliminated(pivots: list[Tensor], slopes: list[Tensor], b: Tensor) -> list[Tensor]:
-        out = [b[0]]
-        for value, slope in zip(b[1:], slopes, strict=True):
-            out.append(value + slope * out[-1])
-        return [value / pivot for value, pivot in zip(out, pivots, strict=True)]
-
-
-def _back(slopes: list[Tensor], b: list[Tensor]) -> Tensor:
-    out = [b[-1]]
-    for value, slope in zip(b[-2::-1], slopes[::-1], strict=True):
-        out.append(value + slope * out[-1])
-    return torch.stack(out[::-1])
+        return _Tridiagonal(pivots, slopes)
 
 
 @dataclass(frozen=True)
-class BandedWalk:
+class _Tridiagonal(_Factor):
+    """D, and minus the entries of L below its diagonal, place by place."""
+
+    pivots: list[Tensor]
+    slopes: list[Tensor]
+
+    def solve(self, b: Tensor) -> Tensor:
+        out = [b[0]]
+        for value, slope in zip(b[1:], self.slopes, strict=True):
+            out.append(value + slope * out[-1])
+        return self._back([value / pivot for value, pivot in zip(out, self.pivots, strict=True)])
+
+    def colour(self, normal: Tensor) -> Tensor:
+        return self._back([z * pivot.rsqrt() for z, pivot in zip(normal, self.pivots, strict=True)])
+
+    def std(self) -> Tensor:
+        variance = [1 / self.pivots[-1]]
+        for pivot, slope in zip(self.pivots[-2::-1], self.slopes[::-1], strict=True):
+            variance.append(1 / pivot + slope**2 * variance[-1])
+        return torch.stack(variance[::-1]).sqrt()
+
+    def _back(self, b: list[Tensor]) -> Tensor:
+        out = [b[-1]]
+        for value, slope in zip(b[-2::-1], self.slopes[::-1], strict=True):
+            out.append(value + slope * out[-1])
+        return torch.stack(out[::-1])
+
+
+@dataclass(frozen=True)
+class BandedWalk(Walk):
     """x | v, y for a matrix A whose rows see only a few places next to each other, by a banded factor for each chain.
 
     Args:
@@ -155,44 +194,10 @@ class BandedWalk:
         width = max(int((places[:, None] - places).abs()[gram != 0].max()), 1)
         return torch.nn.functional.pad(gram, (0, width, 0, width)), width
 
-    def moments(self, v: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean of x | v, y and a draw of it, (n, chains) each, from as many standard normals."""
-        pivots, slopes = self._factor(v)
-        pull = (self.matrix.T @ self.y / self.sigma**2)[:, None].expand_as(v)
-        mean = self._back(slopes, self._eliminated(pivots, slopes, pull))
-        return mean, mean + self._back(slopes, normal * pivots.rsqrt())
+    def _pull(self, v: Tensor) -> Tensor:
+        return (self.matrix.T @ self.y / self.sigma**2)[:, None].expand_as(v)
 
-    def solve(self, v: Tensor, b: Tensor) -> Tensor:
-        """Cov[x | v, y] b for b of shape (n, chains)."""
-        pivots, slopes = self._factor(v)
-        return self._back(slopes, self._eliminated(pivots, slopes, b))
-
-    def std(self, v: Tensor) -> Tensor:
-        """The standard deviation of each place given v, (n, chains)."""
-        pivots, slopes = self._factor(v)
-        width, chains = slopes.shape[1:]
-        after = torch.zeros(width, width, chains, dtype=v.dtype)
-        variance = []
-        # Entries of the inverse inside the band, from the last place up (Erisman and Tinney 1975).
-        for pivot, slope in zip(pivots.flip(0), slopes.flip(0), strict=True):
-            cross = torch.einsum("abc,bc->ac", after, slope)
-            variance.append(1 / pivot + (slope * cross).sum(0))
-            beside = torch.cat([variance[-1][None], cross[:-1]])
-            after = torch.cat([beside[None], torch.cat([cross[:-1, None], after[:-1, :-1]], 1)])
-        return torch.stack(variance[::-1]).sqrt()
-
-    def mean_covariance(self, v: Tensor) -> Tensor:
-        """The mean over chains of Cov[x | v, y], (n, n)."""
-        pivots, slopes = self._factor(v)
-        columns = []
-        for j in range(len(v)):
-            unit = torch.zeros_like(v)
-            unit[j] = 1.0
-            columns.append(self._back(slopes, self._eliminated(pivots, slopes, unit)).mean(1))
-        return torch.stack(columns, 1)
-
-    def _factor(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """The precision as L D L^T: D, (n, chains), and minus L below its diagonal, (n, width, chains)."""
+    def _factor(self, v: Tensor) -> _Factor:
         gram, width = self._band
         n, chains = v.shape
         precision = torch.cat([1 / v, v.new_ones(width, chains)])
@@ -219,28 +224,49 @@ class BandedWalk:
                 new[-1, :-1], new[:-1, -1] = edge, edge
                 new[-1, -1] = gram[j, j] + diagonal[j]
             front = new
-        return pivots, slopes
+        return _Banded(pivots, slopes)
 
-    @staticmethod
-    def _eliminated(pivots: Tensor, slopes: Tensor, b: Tensor) -> Tensor:
-        n, width, chains = slopes.shape
+
+@dataclass(frozen=True)
+class _Banded(_Factor):
+    """D, (n, chains), and minus L below its diagonal, (n, width, chains)."""
+
+    pivots: Tensor
+    slopes: Tensor
+
+    def solve(self, b: Tensor) -> Tensor:
+        n, width, chains = self.slopes.shape
         out = torch.cat([b, b.new_zeros(width, chains)])
         for i in range(n):
-            out[i + 1 : i + 1 + width] += slopes[i] * out[i]
-        return out[:n] / pivots
+            out[i + 1 : i + 1 + width] += self.slopes[i] * out[i]
+        return self._back(out[:n] / self.pivots)
 
-    @staticmethod
-    def _back(slopes: Tensor, b: Tensor) -> Tensor:
-        n, width, chains = slopes.shape
+    def colour(self, normal: Tensor) -> Tensor:
+        return self._back(normal * self.pivots.rsqrt())
+
+    def std(self) -> Tensor:
+        width, chains = self.slopes.shape[1:]
+        after = torch.zeros(width, width, chains, dtype=self.pivots.dtype)
+        variance = []
+        # Entries of the inverse inside the band, from the last place up (Erisman and Tinney 1975).
+        for pivot, slope in zip(self.pivots.flip(0), self.slopes.flip(0), strict=True):
+            cross = torch.einsum("abc,bc->ac", after, slope)
+            variance.append(1 / pivot + (slope * cross).sum(0))
+            beside = torch.cat([variance[-1][None], cross[:-1]])
+            after = torch.cat([beside[None], torch.cat([cross[:-1, None], after[:-1, :-1]], 1)])
+        return torch.stack(variance[::-1]).sqrt()
+
+    def _back(self, b: Tensor) -> Tensor:
+        n, width, chains = self.slopes.shape
         out = torch.cat([b, b.new_zeros(width, chains)])
         for i in range(n - 1, -1, -1):
-            out[i] += (slopes[i] * out[i + 1 : i + 1 + width]).sum(0)
+            out[i] += (self.slopes[i] * out[i + 1 : i + 1 + width]).sum(0)
         return out[:n]
 
 
 def sweeps(
     law: Increments,
-    walk: PinnedWalk | BandedWalk,
+    walk: Walk,
     v: Tensor,
     numbers: Callable[[int], Tensor],
     count: int,

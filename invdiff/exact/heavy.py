@@ -21,7 +21,7 @@ from ..likelihood import Likelihood
 from ..noise import GaussianNoise
 from ..operators import Matrix
 from ..priors.base import Prior, check_sigma
-from .gibbs import NUMBERS, BandedWalk, Increments, PinnedWalk, sweeps
+from .gibbs import NUMBERS, BandedWalk, Increments, PinnedWalk, Walk, sweeps
 from .problem import Problem, normal, stream
 
 __all__ = ["WalkPosterior", "WalkPrior", "heavy_operators", "heavy_problems"]
@@ -195,7 +195,7 @@ class WalkPosterior:
     # Draws are this many sweeps away from the states they start at.
     apart = 25
 
-    def _walk(self, chains: int) -> PinnedWalk | BandedWalk:
+    def _walk(self, chains: int) -> Walk:
         single = (self.matrix != 0).sum(1) == 1
         if not bool(single.all()):
             return BandedWalk(self.matrix, self.y, self.sigma)

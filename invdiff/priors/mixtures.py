@@ -125,10 +125,6 @@ class Mixture(ABC):
         """The probability of each component given x, (b, k); its mean over exact samples is `weights`."""
         return self.log_components(x.to(self.means), 0.0).softmax(1)
 
-    def mode_of(self, x: Tensor) -> Tensor:
-        """The likeliest component of each member of x, (b,)."""
-        return self.responsibilities(x).argmax(1)
-
     def probability(self, low: Tensor, high: Tensor) -> Tensor:
         """The exact probability that each value lies between low and high, all of shape (*shape)."""
         std = self.variances.clamp_min(1e-300).sqrt()

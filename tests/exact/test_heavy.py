@@ -11,7 +11,7 @@ from scipy import integrate, stats
 
 from invdiff import Likelihood
 from invdiff.exact import problems
-from invdiff.exact.gibbs import NUMBERS, BandedWalk, Increments, PinnedWalk, sweeps
+from invdiff.exact.gibbs import NUMBERS, BandedWalk, Increments, PinnedWalk, Walk, sweeps
 from invdiff.exact.heavy import WalkPosterior, WalkPrior, heavy_operators, heavy_problems
 from invdiff.jacobian import Linearised
 from invdiff.noise import GaussianNoise
@@ -54,7 +54,7 @@ def test_a_walk_given_its_variances_is_the_dense_gaussian(kind):
     if kind == "pinned":
         matrix = torch.eye(n, dtype=torch.float64)
         ones = torch.ones_like(v)
-        walk: PinnedWalk | BandedWalk = PinnedWalk(ones / sigma**2, y[:, None] * ones / sigma**2)
+        walk: Walk = PinnedWalk(ones / sigma**2, y[:, None] * ones / sigma**2)
     else:
         places = torch.arange(n)
         matrix = torch.exp(-0.3 * (places[:, None] - places).double() ** 2)
