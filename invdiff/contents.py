@@ -11,6 +11,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from . import operators
+from .kept_truth import read_truth
 from .noise import GaussianNoise, NoiseModel, PoissonNoise
 from .operators import LinearOperator, Operator, Spectral
 from .operators.color import ChannelMix, ChannelSpatial
@@ -41,15 +42,17 @@ class Contents:
 
 
 def contents(posterior: Posterior) -> Contents:
-    """What stands beside the draws of a posterior that was loaded from a folder, and what its record says of the noise.
+    """What stands beside the draws of a posterior that was loaded from a folder, and what its record says of the rest.
+
+    Without a folder there is no measurement and no truth, and of operators those alone that need no array.
 
     Raises:
-        DamagedError: a file of it cannot be read.
+        DamagedError: a file of it cannot be read, or no longer holds what was put there.
     """
     record, folder = posterior.record, posterior.record.get("store")
     noise = rebuild_noise(record.get("noise"))
     if folder is None or not Path(folder).is_dir():
-        return Contents(noise=noise)
+        return Contents(operator=rebuild_operator(record.get("operator"), {}), noise=noise)
     path = Path(folder)
     y, given = read_constants(path, "observed_data").get("y"), record.get("y") or {}
     # A chunk that is gone reads as zeros, and would be taken for a black measurement.
@@ -59,12 +62,24 @@ def contents(posterior: Posterior) -> Contents:
             f"{path / 'observed_data' / 'y'} does not hold the measurement that the draws were made of: restore it "
             "from a copy.",
         )
-    return Contents(
-        y,
-        read_constants(path, "truth").get("x"),
-        rebuild_operator(record.get("operator"), read_constants(path, "constant_data")),
-        noise,
-    )
+    constants = read_constants(path, "constant_data")
+    _require_sound(path, record.get("operator") or {}, constants)
+    return Contents(y, read_truth(path), rebuild_operator(record.get("operator"), constants), noise)
+
+
+def _require_sound(path: Path, described: Described, constants: Mapping[str, Tensor], prefix: str = "") -> None:
+    """Refuse arrays of an operator that are not those of the record: a chunk that is gone reads as zeros here too."""
+    for name, given in described.get("constants", {}).items():
+        value = constants.get(prefix + name)
+        if value is None or str(value.dtype) != f"torch.{given.get('dtype')}" or digest(value) == given.get("sha256"):
+            continue
+        place = path / "constant_data" / f"{prefix}{name}"
+        raise DamagedError(
+            place,
+            f"{place} does not hold what the operator of the draws was built from: restore it from a copy.",
+        )
+    for index, child in enumerate(described.get("operators", ())):
+        _require_sound(path, child, constants, f"{prefix}{index}_")
 
 
 def rebuild_noise(described: Described | None) -> NoiseModel | None:

@@ -28,7 +28,13 @@ def array(root: zarr.Group, name: str, dtype: str, dims: Sequence[str], fill: An
     )
 
 
-def constant(root: zarr.Group, name: str, value: Tensor, dims: Sequence[str] | None = None) -> None:
+def constant(
+    root: zarr.Group,
+    name: str,
+    value: Tensor,
+    dims: Sequence[str] | None = None,
+    attributes: dict[str, Any] | None = None,
+) -> None:
     """An array in one chunk, in place of one whose writing was interrupted."""
     data = plain(value).numpy()
     names = dims or [f"{name.rpartition('/')[2]}_{axis}" for axis in range(data.ndim)]
@@ -41,6 +47,7 @@ def constant(root: zarr.Group, name: str, value: Tensor, dims: Sequence[str] | N
         shape=data.shape,
         chunks=tuple(max(1, n) for n in data.shape),
         overwrite=True,
+        attributes=attributes,
     )[...] = data
 
 

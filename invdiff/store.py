@@ -36,6 +36,7 @@ from torch import Tensor
 
 from . import folders, layout
 from .ensemble import Block, Ensemble, Outcome
+from .kept_truth import same_truth, write_truth
 from .record import environment, weight_hash
 from .stored import (
     FORMAT,
@@ -46,7 +47,6 @@ from .stored import (
     differences,
     open_root,
     read_attributes,
-    read_constants,
     settings_hash,
 )
 
@@ -139,8 +139,7 @@ class Store:
                 f"{self.path} was begun with other settings ({named}{more}): its draws would not be of one ensemble; "
                 "use the same settings, or another folder."
             )
-        kept = None if self.truth is None else read_constants(self.path, "truth").get("x")
-        if kept is not None and self.truth is not None and not torch.equal(kept, layout.plain(self.truth)):
+        if self.truth is not None and same_truth(self.path, self.truth) is False:
             raise ValueError(
                 f"{self.path} holds another truth than the one given: leave the truth out, or use another folder."
             )
@@ -199,7 +198,7 @@ class Store:
         if more or not self._whole_metadata():
             with self._sentence():
                 self._extend(rows)
-        if self.truth is not None and not read_constants(self.path, "truth"):
+        if self.truth is not None and not same_truth(self.path, self.truth):
             with self._sentence():
                 self._keep_truth(open_root(self.path, "r+"), ensemble)
                 layout.consolidate(self.path)
@@ -343,7 +342,7 @@ class Store:
     def _keep_truth(self, root: zarr.Group, ensemble: Ensemble) -> None:
         assert self.truth is not None
         head = ["measurement"] if ensemble.batched else []
-        layout.constant(root, "truth/x", self.truth, [*head, *layout.axes(ensemble.shape)])
+        write_truth(root, self.truth, [*head, *layout.axes(ensemble.shape)])
 
     def _extend(self, draws: int) -> None:
         root: Any = open_root(self.path, "r+")

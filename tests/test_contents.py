@@ -76,6 +76,27 @@ def test_a_measurement_that_is_not_there_any_more_is_not_taken_for_a_black_one(t
         contents(Posterior.load(tmp_path / "run"))
 
 
+def test_a_mask_that_is_not_there_any_more_is_not_taken_for_one_of_zeros(tmp_path):
+    operator = Grayscale(SHAPE) @ Mask(MASK, SHAPE)
+    y = operator(torch.ones(1, *SHAPE))[0]
+    likelihood = Likelihood(y, operator, GaussianNoise(0.1))
+    sample(DPS(steps=2), likelihood, GaussianPrior.power_law(SHAPE), store=tmp_path / "run", progress=False)
+    for chunk in (tmp_path / "run" / "constant_data" / "1_mask" / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.unlink()
+    with pytest.raises(OSError, match=r"constant_data.1_mask does not hold what the operator of the draws was built"):
+        contents(Posterior.load(tmp_path / "run"))
+
+
+def test_without_a_folder_operators_that_need_no_array_are_built_again():
+    for operator, wanted in ((Identity(SHAPE), True), (2 * Downsample(2, SHAPE), True), (Mask(MASK, SHAPE), False)):
+        found = contents(Posterior(torch.zeros(2, *SHAPE), {"operator": describe(operator)})).operator
+        assert (found is not None) == wanted
+        if found is not None:
+            x = torch.rand(1, *SHAPE, generator=torch.Generator().manual_seed(0))
+            assert torch.equal(found(x), operator(x))
+
+
 def test_what_cannot_be_built_again_is_none():
     described = describe(from_function(lambda x: x.flip(3), in_shape=SHAPE))
     assert rebuild_operator(described, {}) is None

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import pytest
 import torch
 
-from invdiff import Likelihood, restore, sample
+from invdiff import Likelihood, Posterior, restore, sample
+from invdiff.html import write_report
+from invdiff.kept_truth import read_truth
 from invdiff.noise import GaussianNoise
 from invdiff.operators import Identity
 from invdiff.priors import GaussianPrior
 from invdiff.solvers import DDRM
-from invdiff.stored import DamagedError, read_constants
+from invdiff.stored import DamagedError
 
 SHAPE = (1, 4, 4)
 SOLVER = DDRM(steps=3)
@@ -32,10 +35,10 @@ def contents(folder):
 
 def test_the_truth_is_kept_and_changes_no_draw(tmp_path):
     with_truth = keep(tmp_path / "run", truth=TRUTH)
-    assert torch.equal(read_constants(tmp_path / "run", "truth")["x"], TRUTH)
+    assert torch.equal(read_truth(tmp_path / "run"), TRUTH)
     without = keep(tmp_path / "other")
     assert torch.equal(with_truth.draws, without.draws)
-    assert read_constants(tmp_path / "other", "truth") == {}
+    assert read_truth(tmp_path / "other") is None
     assert with_truth.record | {"store": "", "seconds": 0} == without.record | {"store": "", "seconds": 0}
 
 
@@ -69,7 +72,7 @@ def test_one_truth_for_each_measurement(tmp_path):
     given = Likelihood(torch.full((2, *SHAPE), 0.6), Identity(SHAPE), GaussianNoise(0.1))
     truth = torch.stack([TRUTH, 1 - TRUTH])
     keep(tmp_path / "run", given=given, truth=truth)
-    assert torch.equal(read_constants(tmp_path / "run", "truth")["x"], truth)
+    assert torch.equal(read_truth(tmp_path / "run"), truth)
     with pytest.raises(ValueError, match=r"truth has shape \(1, 4, 4\): expected \(2, 1, 4, 4\), that of one draw"):
         keep(tmp_path / "new", given=given, truth=TRUTH)
     assert not (tmp_path / "new").exists()
@@ -87,12 +90,49 @@ def test_restore_keeps_its_truth(tmp_path):
     result = restore(
         image, sigma=0.1, prior="tv", solver="pnp_admm", simulate=True, store=tmp_path / "run", progress=False
     )
-    assert torch.equal(read_constants(tmp_path / "run", "truth")["x"], result.truth)
+    assert torch.equal(read_truth(tmp_path / "run"), result.truth)
 
 
-def test_a_damaged_truth_is_named(tmp_path):
+def chunk(folder):
+    (file,) = (path for path in (folder / "truth" / "x" / "c").rglob("*") if path.is_file())
+    return file
+
+
+def test_a_truth_that_is_damaged_or_gone_is_not_taken_for_a_black_one(tmp_path):
+    keep(tmp_path / "whole", truth=TRUTH)
+    whole, refused = (
+        contents(tmp_path / "whole"),
+        r"truth/x is damaged, or its file is gone: restore it from a copy, or",
+    )
+    for name, hurt in {
+        "other bytes": lambda file: file.write_bytes(b"\xff" * file.stat().st_size),
+        "gone": lambda file: file.unlink(),
+    }.items():
+        folder = tmp_path / name
+        keep(folder, truth=TRUTH)
+        hurt(chunk(folder))
+        with pytest.raises(DamagedError, match=refused):
+            read_truth(folder)
+        with pytest.raises(DamagedError, match=refused):
+            write_report(tmp_path / "r.html", Posterior.load(folder))
+        keep(folder, truth=TRUTH)
+        assert contents(folder) == whole, "what the same call does about it"
+
+
+def test_a_black_truth_stays_one(tmp_path):
+    keep(tmp_path / "run", truth=0 * TRUTH)
+    assert torch.equal(read_truth(tmp_path / "run"), 0 * TRUTH)
+    keep(tmp_path / "run", truth=0 * TRUTH)
+    with pytest.raises(ValueError, match="run holds another truth than the one given"):
+        keep(tmp_path / "run", truth=TRUTH)
+
+
+def test_a_truth_of_an_earlier_version_has_no_hash(tmp_path):
     keep(tmp_path / "run", truth=TRUTH)
-    (file,) = (path for path in (tmp_path / "run" / "truth" / "x" / "c").rglob("*") if path.is_file())
-    file.write_bytes(b"\xff" * file.stat().st_size)
-    with pytest.raises(DamagedError, match=r"truth/x is damaged \(.*: restore it from a copy, or remove run"):
-        read_constants(tmp_path / "run", "truth")
+    for file in (tmp_path / "run" / "zarr.json", tmp_path / "run" / "truth" / "x" / "zarr.json"):
+        file.write_text(re.sub(r'"attributes": \{\s*"sha256": "\w+"\s*\}', '"attributes": {}', file.read_text()))
+    assert "sha256" not in (tmp_path / "run" / "truth" / "x" / "zarr.json").read_text()
+    assert torch.equal(read_truth(tmp_path / "run"), TRUTH)
+    chunk(tmp_path / "run").unlink()
+    with pytest.raises(DamagedError, match=r"truth/x is damaged, or its file is gone"):
+        read_truth(tmp_path / "run")
