@@ -1,24 +1,26 @@
 """Plots of a sweep for a paper: quality against cost, spread against error, and grids of pictures; PDF and PNG.
 
 Widths are those of one column (3.4 inches) and two (7), letters have 7 points and more, and colours are those of Okabe
-and Ito 2008, "Color Universal Design", which colour-blind readers tell apart; every curve is also named where it ends.
+and Ito 2008, "Color Universal Design", which colour-blind readers tell apart; priors are also named beside their
+points. What marks and bars are stands below the panels.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .compare import best, difference, mean
 from .compare_grid import GREY, PAGE, paper_style, picture_grid
+from .compare_labels import Name, Panel, name_points
 from .provenance import Provenance, embed, software
 from .provenance import figure as plotted
 from .sweep import FIGURES, Job, Sweep
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["cost_plot", "save", "spread_plot", "write_plots"]
@@ -26,6 +28,8 @@ __all__ = ["cost_plot", "save", "spread_plot", "write_plots"]
 _COLUMN = 3.4
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C6D31")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+# Up to so many curves are named each; of more, each prior once.
+_EACH = 12
 
 
 def write_plots(sweep: Sweep, against: Mapping[tuple[str, ...], Job | None], folder: Path) -> list[str]:
@@ -56,8 +60,6 @@ def write_plots(sweep: Sweep, against: Mapping[tuple[str, ...], Job | None], fol
 @paper_style()
 def save(figure: Figure, path: Path, provenance: Provenance) -> None:
     """Write path.pdf and path.png, without the date, so that the same sweep gives the same files."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laid out once: that takes longer than the drawing
     figure.savefig(path.with_name(path.name + ".pdf"), metadata={"CreationDate": None})
     picture = path.with_name(path.name + ".png")
     figure.savefig(picture)
@@ -72,7 +74,7 @@ def cost_plot(sweep: Sweep, figure: str, against: Mapping[tuple[str, ...], Job |
 
     Each point is a job's mean over images; jobs of one prior and solver are joined. Its bar is the 95 % interval of the
     difference from the task's reference, as the difficulty of the images, which all share, is no doubt about a method.
-    Priors of the same number of calls stand a little beside each other.
+    What has the same number of calls stands beside each other.
 
     Args:
         sweep: the jobs.
@@ -81,35 +83,48 @@ def cost_plot(sweep: Sweep, figure: str, against: Mapping[tuple[str, ...], Job |
     """
     found = {task: [job for job in jobs if _point(job, figure)] for task, jobs in sweep.tasks().items()}
     found = {task: jobs for task, jobs in found.items() if jobs}
-    plot, panels = _panels(len(found), PAGE)
+    others = {task: best(jobs) if against is None else against[task] for task, jobs in found.items()}
+    plot, axes_of = _panels(len(found), PAGE)
     colours, marks = _looks(sweep)
-    back = any(mean(job, "nfe_backward") > 0 for job in sweep.jobs)
-    calls = "denoiser calls and passes back, a draw" if back else "denoiser calls a draw"
-    label = calls if figure == "nfe" else "seconds an image"
-    for axes, (task, jobs) in zip(panels, found.items(), strict=True):
-        ends: dict[str, tuple[float, float]] = {}
-        other = best(jobs) if against is None else against[task]
+    drawn = [job for jobs in found.values() for job in jobs]
+    panels, beside = [], False
+    for axes, (task, jobs) in zip(axes_of, found.items(), strict=True):
+        curves: dict[tuple[str, str], list[Job]] = {}
+        for job in jobs:
+            curves.setdefault((_plain(job, "prior"), _plain(job, "solver")), []).append(job)
         costs = [_cost(job, figure) for job in jobs]
-        step = 1 + 0.007 * math.log(2 * max(costs) / min(costs)) if figure == "nfe" else 1.0
-        for prior, solver in dict.fromkeys((_plain(job, "prior"), _plain(job, "solver")) for job in jobs):
-            own = [job for job in jobs if (_plain(job, "prior"), _plain(job, "solver")) == (prior, solver)]
-            points = sorted((_cost(job, figure), mean(job, "psnr_mean"), *_bar(job, other)) for job in own)
-            x, y, low, high = (list(values) for values in zip(*points, strict=True))
-            x = [value * step ** (list(colours).index(prior) - (len(colours) - 1) / 2) for value in x]
-            axes.plot(x, y, marker=marks[solver], color=colours[prior], markersize=4.5, linewidth=1.0)
-            bars = [ends for ends in zip(x, low, high, strict=True) if not math.isnan(ends[1])]
-            if bars:
-                axes.vlines(*zip(*bars, strict=True), color=colours[prior], linewidth=0.9, alpha=0.6)
-            ends[prior] = max(ends.get(prior, (-math.inf, 0.0)), (x[-1], y[-1]))
+        # A panel shows at least a factor of two, and equal calls stand 3 % of it from each other.
+        width = max(math.log(max(costs) / min(costs)), math.log(2))
+        shift = _columns({key: max(_cost(job, figure) for job in own) for key, own in curves.items()})
+        beside = beside or (figure == "nfe" and any(shift.values()))
+        names, points, bars = [], [], []
+        for (prior, solver), own in curves.items():
+            step = math.exp(0.03 * width * shift[prior, solver]) if figure == "nfe" else 1.0
+            values = sorted(
+                (step * _cost(job, figure), mean(job, "psnr_mean"), *_bar(job, others[task])) for job in own
+            )
+            line = [(x, y) for x, y, _, _ in values]
+            axes.plot(
+                *zip(*line, strict=True), marker=marks[solver], color=colours[prior], markersize=4.5, linewidth=1.0
+            )
+            ends = [(x, low, high) for x, _, low, high in values if not math.isnan(low)]
+            if ends:
+                axes.vlines(*zip(*ends, strict=True), color=colours[prior], linewidth=0.9, alpha=0.6)
+            names.append(Name(prior, *line[-1], colours[prior]))
+            points += line
+            bars += ends
+        middle = math.sqrt(max(costs) * min(costs))
         axes.set_xscale("log")
-        _plain_log_ticks(axes)
+        axes.set_xlim(middle * math.exp(-0.66 * width), middle * math.exp(0.66 * width))
+        axes.margins(y=0.12)
         axes.set_title(sweep.title(task), loc="left")
-        axes.set_ylabel("PSNR of the mean, dB")
-        axes.set_xlabel(label)
-        axes.margins(x=0.12, y=0.1)
+        axes.set_ylabel(_quality(drawn))
+        axes.set_xlabel(_calls(drawn) if figure == "nfe" else _seconds(drawn))
         axes.grid(axis="y", color="0.9", linewidth=0.5)
-        _label_ends(axes, ends, colours, gap=0.06 if figure == "nfe" else 0.0)
-    _legend(plot, sweep.jobs, marks)
+        panels.append(Panel(axes, names if len(names) <= _EACH else _last_of_each(names), points, bars))
+    said = _bars_are(found, others)
+    _legend(plot, drawn, marks, f"{said} Equal numbers of calls stand side by side." if beside else said)
+    name_points(plot, panels)
     return plot
 
 
@@ -122,34 +137,34 @@ def spread_plot(sweep: Sweep) -> Figure:
     """
     found = {task: [job for job in jobs if _spreads(job)] for task, jobs in sweep.tasks().items()}
     found = {task: jobs for task, jobs in found.items() if jobs}
-    plot, panels = _panels(len(found), 6.2)
+    plot, axes_of = _panels(len(found), 6.2)
     colours, marks = _looks(sweep)
-    for axes, (task, jobs) in zip(panels, found.items(), strict=True):
-        everything: list[float] = []
-        ends: dict[str, tuple[float, float]] = {}
+    panels = []
+    for axes, (task, jobs) in zip(axes_of, found.items(), strict=True):
+        points: list[tuple[float, float]] = []
+        names = []
         for job in jobs:
-            errors, spreads = (list(values) for values in zip(*_spreads(job), strict=True))
-            everything += [*errors, *spreads]
-            prior = _plain(job, "prior")
+            own, prior = _spreads(job), _plain(job, "prior")
             look = {"color": colours[prior], "markersize": 4, "markerfacecolor": "none", "markeredgewidth": 0.9}
-            axes.plot(errors, spreads, linestyle="", marker=marks[_plain(job, "solver")], **look)
-            ends[prior] = max(ends.get(prior, (-math.inf, 0.0)), *zip(errors, spreads, strict=True))
-        low, high = min(everything) / 1.2, max(everything) * 1.35
+            axes.plot(*zip(*own, strict=True), linestyle="", marker=marks[_plain(job, "solver")], **look)
+            names.append(Name(prior, *max(own), colours[prior]))
+            points += own
+        everything = [value for point in points for value in point]
+        low, high = min(everything) / 1.25, max(everything) * 1.25
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.plot([low, high], [low, high], color=GREY, linewidth=0.7, zorder=0)
         axes.set_xlim(low, high)
         axes.set_ylim(low, high)
         axes.set_box_aspect(1)
-        along = {"rotation": 45, "rotation_mode": "anchor", "ha": "right", "va": "bottom", "fontsize": 7}
-        axes.text(0.97, 0.985, "spread = error", transform=axes.transAxes, color=GREY, **along)
-        axes.text(0.97, 0.04, "too sure", transform=axes.transAxes, color=GREY, ha="right", fontsize=7)
-        _plain_log_ticks(axes)
         axes.set_title(sweep.title(task), loc="left")
         axes.set_xlabel("error of the mean (RMSE)")
         axes.set_ylabel("spread of the draws (RMS std)")
-        _label_ends(axes, ends, colours)
-    _legend(plot, [job for jobs in found.values() for job in jobs], marks)
+        panels.append(Panel(axes, names if len(names) <= _EACH else _last_of_each(names), points))
+    drawn = [job for jobs in found.values() for job in jobs]
+    said = "A mark an image. Grey line: the spread is as large as the error; below it the draws are too sure."
+    _legend(plot, drawn, marks, said)
+    name_points(plot, panels)
     return plot
 
 
@@ -210,80 +225,71 @@ def _spreads(job: Job) -> list[tuple[float, float]]:
     return pairs
 
 
-def _plain_log_ticks(axes: Axes) -> None:
-    """Numbers as people write them; also between the decades where few are spanned."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    for axis in (axes.xaxis, axes.yaxis):
-        if axis.get_scale() == "log":
-            low, high = axis.get_view_interval()
-            axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5) if high < 30 * low else (1, 3)))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.set_minor_formatter(NullFormatter())
+def _calls(jobs: Sequence[Job]) -> str:
+    """The label of calls, as jobs with draws, point estimates or both have them."""
+    calls = "denoiser calls and passes back" if any(mean(job, "nfe_backward") > 0 for job in jobs) else "denoiser calls"
+    if not any(job.point for job in jobs):
+        return f"{calls} per draw"
+    return f"{calls} per estimate" if all(job.point for job in jobs) else f"{calls} per draw or estimate"
 
 
-def _label_ends(
-    axes: Axes, ends: Mapping[str, tuple[float, float]], colours: Mapping[str, str], gap: float = 0.0
-) -> None:
-    """Name each prior right of its last point, moved up or down where names would overlap.
-
-    Points with less than a gap (share of the panel's width) between them are a column, and named right of it.
-    """
-    # The limits are settled here, as names are placed in shares of the panel.
-    axes.set_xlim(axes.get_xlim())
-    axes.set_ylim(axes.get_ylim())
-    places = axes.transAxes.inverted().transform(axes.transData.transform(list(ends.values()))).tolist()
-    letter, line = 0.024, 0.085  # of a panel's width and height, for letters of 7 points
-    lefts = [_column_end(x, [other for other, _ in places], gap) + 0.03 for x, _ in places]
-    boxes = [(left, y, letter * len(prior)) for left, (_, y), prior in zip(lefts, places, ends, strict=True)]
-    heights = _apart(boxes, line)
-    for prior, (x, y), (left, _, _), height in zip(ends, places, boxes, heights, strict=True):
-        line_look = {"arrowstyle": "-", "color": colours[prior], "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
-        axes.annotate(
-            prior,
-            xy=ends[prior],
-            xytext=(left, height),
-            textcoords="axes fraction",
-            va="center",
-            fontsize=7,
-            color=colours[prior],
-            arrowprops=line_look if abs(height - y) > 0.02 or left - x > 0.06 else None,
-        )
+def _quality(jobs: Sequence[Job]) -> str:
+    if not any(job.point for job in jobs):
+        return "PSNR of the mean, dB"
+    return "PSNR, dB" if all(job.point for job in jobs) else "PSNR of mean or estimate, dB"
 
 
-def _column_end(x: float, others: Iterable[float], gap: float) -> float:
-    """Where the points end that stand beside each other with no more than a gap between them."""
-    for other in sorted(others):
-        if x < other <= x + gap:
-            x = other
-    return x
+def _seconds(jobs: Sequence[Job]) -> str:
+    return "seconds per image" if all(job.point for job in jobs) else "seconds per image, all its draws"
 
 
-def _apart(boxes: Sequence[tuple[float, float, float]], line: float) -> list[float]:
-    """Heights of labels (left, height, width), moved until no two that share a stretch are closer than a line."""
-    heights = [height for _, height, _ in boxes]
-    order = sorted(range(len(boxes)), key=lambda place: heights[place])
-    for _ in range(300):
-        for i, below in enumerate(order):
-            for above in order[i + 1 :]:
-                (a, _, wide_a), (b, _, wide_b) = boxes[below], boxes[above]
-                short = line - (heights[above] - heights[below])
-                if short > 1e-6 and a < b + wide_b and b < a + wide_a:
-                    heights[below] -= short / 2
-                    heights[above] += short / 2
-        heights = [min(max(height, line / 2), 1 - line / 2) for height in heights]
-    return heights
+def _bars_are(tasks: Mapping[tuple[str, ...], Sequence[Job]], others: Mapping[tuple[str, ...], Job | None]) -> str:
+    """What marks and bars are, in words."""
+    counts = sorted({len(job.images) for jobs in tasks.values() for job in jobs})
+    images = f"{counts[0]} to {counts[-1]} images" if len(counts) > 1 else f"{counts[0]} image{'s' * (counts[0] > 1)}"
+    marks = f"Marks: means over {images}."
+    drawn = [task for task, jobs in tasks.items() for job in jobs if not math.isnan(_bar(job, others[task])[0])]
+    if not drawn:
+        return marks
+    methods = {other.method for task in drawn if (other := others[task]) is not None}
+    name = methods.pop() if len(methods) == 1 else "the best of each panel"
+    return f"{marks} Bars: 95 % intervals over images of the difference from {name} (no bar)."
 
 
-def _legend(plot: Figure, jobs: Sequence[Job], marks: Mapping[str, str]) -> None:
-    """Which mark is which solver, where there are several."""
+def _columns(ends: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], float]:
+    """How many steps each curve stands right of its place, so that those that end at the same place can be told."""
+    out = {}
+    for key, end in ends.items():
+        same = [other for other, value in ends.items() if abs(math.log(value / end)) < 0.01]
+        out[key] = same.index(key) - (len(same) - 1) / 2
+    return out
+
+
+def _last_of_each(names: Sequence[Name]) -> list[Name]:
+    """The name of each prior at its last point alone, where every curve's would be too many."""
+    last: dict[str, Name] = {}
+    for name in names:
+        if name.text not in last or name.x > last[name.text].x:
+            last[name.text] = name
+    return list(last.values())
+
+
+def _legend(plot: Figure, jobs: Sequence[Job], marks: Mapping[str, str], said: str) -> None:
+    """Below the panels: which mark is which solver, where there are several, and a sentence on marks and bars."""
     from matplotlib.lines import Line2D
 
     shown = list(dict.fromkeys(_plain(job, "solver") for job in jobs))
-    if len(shown) < 2:
-        return
-    handles = [Line2D([], [], linestyle="", marker=marks[name], color=GREY, label=name) for name in shown]
-    plot.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), frameon=False)
+    names = shown if len(shown) > 1 else []
+    handles = [Line2D([], [], linestyle="", marker=marks[name], color=GREY, label=name) for name in names]
+    legend = plot.legend(
+        handles=handles,
+        title="\n".join(textwrap.wrap(said, int(plot.get_figwidth() / 0.058))),
+        title_fontsize=7,
+        loc="outside lower center",
+        ncols=min(max(len(handles), 1), 6),
+        frameon=False,
+    )
+    legend.get_title().set_multialignment("center")
 
 
 def _file_name(text: str) -> str:

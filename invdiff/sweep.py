@@ -91,6 +91,11 @@ class Job:
         """Prior and solver, "natural / ddrm"."""
         return " / ".join(self.names[part] for part in METHOD)
 
+    @property
+    def point(self) -> bool:
+        """Whether it gives a point estimate of each image, and no draws."""
+        return not any("psnr_draw" in image.figures or image.draws > 1 for image in self.images.values())
+
 
 @dataclass(frozen=True)
 class Sweep:
