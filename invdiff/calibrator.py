@@ -89,7 +89,8 @@ class Calibrator:
         if found and not anyway:
             raise ValueError(
                 f"The calibration is of other settings ({named(found)}): it promises nothing for this posterior; "
-                "calibrate with these settings, or give anyway=True, which the label then says."
+                "calibrate with these settings, or give anyway=True (--anyway), "
+                "which the label then says."
             )
         label = self.label
         if found:

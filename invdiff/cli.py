@@ -103,6 +103,23 @@ def compare(
 
 
 @app.command()
+def calibrate(
+    runs: Annotated[list[str], typer.Argument(help="Folders of --store that keep their truth, one image each.")],
+    out: Annotated[Path, option("--out", help="File of the calibrator, JSON.")] = Path("calibrator.json"),
+    level: Annotated[float, option("--level", help="Of the intervals that the promise is about.")] = 0.9,
+    delta: Annotated[float, option("--delta", help="rcps: chance that the promise does not hold.")] = 0.1,
+    method: Annotated[
+        str, option("--method", help="crc promises on average over calibrations, rcps with probability 1 - delta.")
+    ] = "crc",
+    overwrite: Annotated[bool, option("--overwrite", help="Replace a file that is there.")] = False,
+) -> None:
+    """Calibrate the spread on RUNS whose truth is known, so that intervals hold on new images of the same kind."""
+    from .calibrating import calibrate as run
+
+    run(runs, out=out, level=level, delta=delta, method=method, overwrite=overwrite)
+
+
+@app.command()
 def provenance(
     picture: Annotated[Path, typer.Argument(help="PNG, JPEG or TIFF.")],
     trust: Annotated[Path | None, option("--trust", help="PEM file of certificates that you trust.")] = None,
@@ -137,6 +154,9 @@ def report(
     ] = None,
     sigma: Annotated[float | None, option("--sigma", help="Noise level, where the run does not say it.")] = None,
     calibrator: Annotated[Path | None, option("--calibrator", help="File of a calibrator of the spread.")] = None,
+    anyway: Annotated[
+        bool, option("--anyway", help="Take a calibrator of other settings too, which promises nothing here.")
+    ] = False,
     title: Annotated[str | None, option("--title", help="Of the page; the name of the run if left out.")] = None,
     number: Annotated[int, option("--number", help="Which one of several measurements, from 0 on.")] = 0,
     overwrite: Annotated[bool, option("--overwrite", help="Replace a page that is there.")] = False,
@@ -159,7 +179,7 @@ def report(
     """Write one HTML page of a RUN: pictures, draws, what they are worth and what was invented, in one file."""
     from .html.command import report as write
 
-    own = ("out", "measurement", "truth", "operator", "sigma", "calibrator", "title", "number", "overwrite")
+    own = ("out", "measurement", "truth", "operator", "sigma", "calibrator", "anyway", "title", "number", "overwrite")
     given = {name: context.params[name] for name in (*own, "alpha", "data_range")}
     write(run, **given, operator_options=operator_options(context))
 

@@ -52,6 +52,7 @@ def calibrate(
     method: str = "crc",
     *,
     groups: Iterable[Any] | None = None,
+    names: Iterable[str] | None = None,
 ) -> Calibrator:
     """Find the scale of the spread at which intervals of a level hold on new images; see the module for the promises.
 
@@ -69,6 +70,7 @@ def calibrate(
         method: "crc" or "rcps".
         groups: a label for each posterior, or for one with m truths a list of m: those with the same are one image. If
             left out the same truth is the same image.
+        names: of the posteriors, such as those of their files, for what is said of one; their numbers if left out.
 
     Raises:
         TypeError: for something else than posteriors.
@@ -86,19 +88,19 @@ def calibrate(
     units: dict[Hashable, list[np.ndarray]] = {}
     seen: dict[str, Hashable] = {}
     settings: dict[str, Any] | None = None
-    for index, (posterior, truth, label) in enumerate(_together(posteriors, truths, groups)):
-        refuse(posterior, f"Posterior {index}: ")
-        settings = _agreed(settings, settings_of(posterior.record), index)
-        images = _as_images(truth, posterior, index)
+    for posterior, truth, label, name in _together(posteriors, truths, groups, names):
+        refuse(posterior, f"{name}: ")
+        settings = _agreed(settings, settings_of(posterior.record), name)
+        images = _as_images(truth, posterior, name)
         digests = [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images]
-        owners = digests if label is None else _owners(label, len(images), index)
+        owners = digests if label is None else _owners(label, len(images), name)
         for owner, digest in zip(owners, digests, strict=True):
             if seen.setdefault(digest, owner) != owner:
                 raise ValueError(
-                    f"Truth {index} is in the groups {seen[digest]!r} and {owner!r}: measurements of one image are no "
-                    "further images; give them the same label."
+                    f"{name}: its truth is in the groups {seen[digest]!r} and {owner!r}: measurements of one image are "
+                    "no further images; give them the same label."
                 )
-        rows = _critical(posterior, images, level, index)
+        rows = _critical(posterior, images, level, name)
         for owner, row in zip(owners * (len(rows) // len(owners)), rows, strict=True):
             units.setdefault(owner, []).append(row)
     needed = images_needed(method, level, delta)
@@ -116,14 +118,15 @@ def calibrate(
     return Calibrator(method, float(level), chance, scale, len(units), risk, before, settings or {}, known)
 
 
-def _together(posteriors: Iterable[Any], truths: Iterable[Any], groups: Any) -> Iterator[tuple[Any, Any, Any]]:
-    """(posterior, truth, label) in turn; labels are None where there are no groups."""
+def _together(
+    posteriors: Iterable[Any], truths: Iterable[Any], groups: Any, names: Any
+) -> Iterator[tuple[Any, Any, Any, str]]:
+    """(posterior, truth, label, name) in turn; labels are None where there are no groups."""
     end, count = object(), 0
-    names = {"posteriors": iter(posteriors), "truths": iter(truths)} | (
-        {} if groups is None else {"groups": iter(groups)}
-    )
+    given = {"posteriors": posteriors, "truths": truths, "groups": groups, "names": names}
+    each = {name: iter(items) for name, items in given.items() if items is not None}
     while True:
-        found = {name: next(items, end) for name, items in names.items()}
+        found = {name: next(items, end) for name, items in each.items()}
         short = [name for name, item in found.items() if item is end]
         if len(short) == len(found):
             return
@@ -132,11 +135,12 @@ def _together(posteriors: Iterable[Any], truths: Iterable[Any], groups: Any) -> 
             raise ValueError(
                 f"{' and '.join(short)} end after {count}, before {longer}: give one of each for an image."
             )
-        yield found["posteriors"], found["truths"], found.get("groups")
+        name = str(found.get("names", f"Posterior {count}"))
+        yield found["posteriors"], found["truths"], found.get("groups"), name
         count += 1
 
 
-def _as_images(truth: Any, posterior: Posterior, index: int) -> Tensor:
+def _as_images(truth: Any, posterior: Posterior, name: str) -> Tensor:
     """The truth as (m or 1, *in_shape), float32."""
     batched = bool(posterior.record.get("batched"))
     images = torch.as_tensor(np.asarray(truth.detach().cpu() if isinstance(truth, Tensor) else truth)).float()
@@ -144,28 +148,28 @@ def _as_images(truth: Any, posterior: Posterior, index: int) -> Tensor:
     if tuple(images.shape) == inside:
         images = images[None]
     elif not batched or tuple(images.shape) != posterior.shape[1:]:
-        raise ValueError(f"Truth {index} has the shape {tuple(images.shape)}: its draws have {inside}.")
+        raise ValueError(f"{name}: its truth has the shape {tuple(images.shape)}, and its draws have {inside}.")
     if not bool(torch.isfinite(images).all()):
-        raise ValueError(f"Truth {index} has values that are not finite: leave this image out.")
+        raise ValueError(f"{name}: its truth has values that are not finite; leave this image out.")
     return images.contiguous()
 
 
-def _owners(label: Any, count: int, index: int) -> list[Hashable]:
+def _owners(label: Any, count: int, name: str) -> list[Hashable]:
     """What each of the images of a posterior belongs to."""
     if not isinstance(label, list | tuple | np.ndarray | Tensor):
         return [label] * count
     labels = label.tolist() if isinstance(label, np.ndarray | Tensor) else list(label)
     if len(labels) != count:
-        raise ValueError(f"groups has {len(labels)} labels for posterior {index}: it has {count} truths.")
+        raise ValueError(f"{name}: groups has {len(labels)} labels for it, and it has {count} truths.")
     return labels
 
 
-def _critical(posterior: Posterior, images: Tensor, level: float, index: int) -> list[np.ndarray]:
+def _critical(posterior: Posterior, images: Tensor, level: float, name: str) -> list[np.ndarray]:
     """The scales from which on the values of each measurement lie in their interval, rising, float32."""
     try:
         low, high = posterior.interval(level)
     except ValueError as error:
-        raise ValueError(f"Posterior {index}: {error}") from error
+        raise ValueError(f"{name}: {error}") from error
     mean = posterior.mean()
     low, high, mean = (part.detach().cpu().double() for part in (low, high, mean))
     if not posterior.record.get("batched"):
@@ -173,7 +177,7 @@ def _critical(posterior: Posterior, images: Tensor, level: float, index: int) ->
     lost = torch.isnan(low).flatten(1).any(1)
     if bool(lost.any()):
         raise ValueError(
-            f"Posterior {index}: too many draws of measurement {int(lost.nonzero()[0])} failed for an interval of "
+            f"{name}: too many draws of measurement {int(lost.nonzero()[0])} failed for an interval of "
             f"level {percent(level)}; make more, or leave it out."
         )
     away = images.double() - mean
@@ -187,7 +191,7 @@ def _critical(posterior: Posterior, images: Tensor, level: float, index: int) ->
     return list(np.sort(short, axis=1))
 
 
-def _agreed(kept: dict[str, Any] | None, now: dict[str, Any], index: int) -> dict[str, Any]:
+def _agreed(kept: dict[str, Any] | None, now: dict[str, Any], name: str) -> dict[str, Any]:
     """What the settings so far and those of one more posterior have in common.
 
     Raises:
@@ -201,8 +205,7 @@ def _agreed(kept: dict[str, Any] | None, now: dict[str, Any], index: int) -> dic
         found.append(("operator", json.dumps(kinds[0]), json.dumps(kinds[1])))
     if found:
         raise ValueError(
-            f"Posterior {index} was made with other settings than those before ({named(found)}): calibrate each "
-            "setting by itself."
+            f"{name} was made with other settings than those before ({named(found)}): calibrate each setting by itself."
         )
     return _shared(kept, now)
 

@@ -178,7 +178,10 @@ class Posterior:
         self._refuse_point("interval")
         needed = math.ceil(round(2 / (1 - level) - 1, 9))
         if self.usable < needed:
-            raise ValueError(f"A {level:.0%} interval needs at least {needed} draws: this posterior has {self._has()}.")
+            raise ValueError(
+                f"A {level:.0%} interval needs at least {needed} draws: this posterior has {self._has()}; ask for more, "
+                "or a lower level."
+            )
         low, high = self._quantiles([(1 - level) / 2, (1 + level) / 2])
         return low, high
 

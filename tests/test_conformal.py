@@ -152,7 +152,7 @@ def test_measurements_of_one_image_are_one_unit():
     needed = np.stack([_needed(Posterior(both.draws[:, :, j], {}), truth) for j in range(2)])
     assert calibrator.risk == pytest.approx(float((needed > calibrator.scale * 1.00001).mean()), abs=1e-9)
     assert calibrate(posteriors, truths).scale == calibrator.scale, "the same truth is the same image"
-    with pytest.raises(ValueError, match=r"Truth 1 is in the groups 0 and 1: .* give them the same label"):
+    with pytest.raises(ValueError, match=r"Posterior 1: its truth is in the groups 0 and 1: .* the same label"):
         calibrate(posteriors, truths, groups=range(40))
     crops = calibrate([posterior], [truth], groups=[[k // 2 for k in range(20)]])
     assert crops.images == 10
@@ -225,10 +225,18 @@ def test_draws_that_failed_count_not():
         ({"delta": 0, "method": "rcps"}, ValueError, "delta is 0: expected a probability"),
         ({"method": "split"}, ValueError, "method is 'split': expected 'crc'"),
         ({"level": 0.95}, ValueError, "Posterior 0: A 95% interval needs at least 39 draws: this posterior has 19"),
-        ({"truths": [torch.zeros(3)]}, ValueError, r"Truth 0 has the shape \(3,\): its draws have \(16,\)"),
-        ({"truths": [torch.full((30, 16), torch.inf)]}, ValueError, "Truth 0 has values that are not finite"),
+        (
+            {"truths": [torch.zeros(3)]},
+            ValueError,
+            r"Posterior 0: its truth has the shape \(3,\), and its draws",
+        ),
+        (
+            {"truths": [torch.full((30, 16), torch.inf)]},
+            ValueError,
+            "Posterior 0: its truth has values that are not fin",
+        ),
         ({"truths": []}, ValueError, "truths end after 0, before posteriors: give one of each for an image"),
-        ({"groups": [[1, 2]]}, ValueError, "groups has 2 labels for posterior 0: it has 30 truths"),
+        ({"groups": [[1, 2]]}, ValueError, "Posterior 0: groups has 2 labels for it, and it has 30 truths"),
         ({"posteriors": [torch.zeros(19, 3)]}, TypeError, "Posterior 0: expected a Posterior, as sample"),
         (
             {"posteriors": Posterior(torch.zeros(19, 3), {})},

@@ -28,6 +28,7 @@ def report(
     operator_options: Mapping[str, Any],
     sigma: float | None,
     calibrator: Path | None,
+    anyway: bool,
     title: str | None,
     number: int,
     overwrite: bool,
@@ -38,6 +39,8 @@ def report(
     named = [name for name, value in operator_options.items() if value is not None]
     if operator is None and named:
         raise ValueError(f"--{named[0].replace('_', '-')} is given without --operator: say which operator it is of.")
+    if anyway and calibrator is None:
+        raise ValueError("--anyway is given without --calibrator: it takes one that was made with other settings.")
     folder, posterior = _load(run)
     if measurement is None and folder is not None:
         found = folder / "measurement.png"
@@ -55,6 +58,7 @@ def report(
         operator=None if operator is None else _operator(operator, operator_options, posterior),
         sigma=sigma,
         calibrator=scaled,
+        anyway=anyway,
         title=title or (None if folder is None else folder.resolve().name),
         number=number,
         overwrite=overwrite,

@@ -89,6 +89,7 @@ def assemble(
     *,
     sigma: float | None,
     calibrator: Calibrator | None,
+    anyway: bool,
     number: int,
     limit: int,
 ) -> Report:
@@ -112,7 +113,7 @@ def assemble(
         known = replace(known, noise=GaussianNoise(sigma))
     y, truth, operator = _checked(known, shape)
     spread = not drawn.point and drawn.usable > 1
-    worth = drawn if calibrator is None else calibrator(drawn)
+    worth = drawn if calibrator is None else calibrator(drawn, anyway=anyway)
 
     mean = drawn.mean().cpu().float()
     std = worth.std().cpu().float() if spread else None

@@ -44,6 +44,7 @@ def write_report(
     operator: Operator | None = None,
     sigma: float | None = None,
     calibrator: Calibrator | None = None,
+    anyway: bool = False,
     title: str | None = None,
     number: int = 0,
     overwrite: bool = False,
@@ -62,6 +63,7 @@ def write_report(
             invent.
         sigma: standard deviation of the noise, where the record does not say it.
         calibrator: scales the spread (`invdiff.conformal`).
+        anyway: take a calibrator that was made with other settings too; the page says so, and promises nothing.
         title: of the page; the name of the folder if left out.
         number: which of m measurements, from 0 on.
         overwrite: replace a file that is there.
@@ -82,7 +84,7 @@ def write_report(
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} is there already: choose another name, or give overwrite=True (--overwrite).")
     given = Contents(measurement, truth, operator)
-    report = assemble(posterior, given, sigma=sigma, calibrator=calibrator, number=number, limit=LIMIT)
+    report = assemble(posterior, given, sigma=sigma, calibrator=calibrator, anyway=anyway, number=number, limit=LIMIT)
     folder = posterior.record.get("store")
     page = _page(report, title or (Path(folder).stem if folder else "Restoration"))
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
