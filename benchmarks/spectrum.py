@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from invdiff.compare import difference, mean
+from invdiff.compare import difference, leaders, mean
 from invdiff.compare_grid import bold_best, paper_style, picture, picture_table
+from invdiff.compare_tables import signed
 from invdiff.sweep import FIGURES, METHOD, TASK, Image, Job, Sweep, read_sweep
 
 if TYPE_CHECKING:
@@ -110,26 +111,30 @@ def read_rows(path: Path = RESULTS) -> list[Job]:
 
 
 def table(jobs: Sequence[Job]) -> str:
-    """PSNR of each prior and task, with the paired difference from the reference."""
+    """PSNR of each prior and task, with the paired difference from the reference; bold as in `compare.leaders`."""
     methods = list(dict.fromkeys(_method(job) for job in sorted(jobs, key=_last)))
     by_name = {(job.names["operator"], *_method(job)): job for job in jobs}
+    best = [
+        job for name, _, _ in ROWS for job in leaders([j for j in jobs if j.names["operator"] == name], "psnr_mean")
+    ]
     lines = ["| prior | " + " | ".join(title for _, title, _ in ROWS) + " |", "|" + " --- |" * (len(ROWS) + 1)]
     for prior, solver in methods:
         cells = []
         for operator, _, _ in ROWS:
             job, other = by_name.get((operator, prior, solver)), by_name.get((operator, *REFERENCE))
-            cells.append("-" if job is None else _cell(job, other))
+            cells.append("-" if job is None else _cell(job, other, any(job is one for one in best)))
         name = f"{prior}, draws (`{solver}`)" if solver == DRAWS else prior
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _cell(job: Job, other: Job | None) -> str:
+def _cell(job: Job, other: Job | None, bold: bool) -> str:
     level = f"{mean(job, 'psnr_mean'):.2f}"
+    level = f"**{level}**" if bold else level
     if other is None or other is job:
         return level
     gap = difference(job, other, "psnr_mean")
-    return level if math.isnan(gap.low) else f"{level} ({gap.low:+.2f} to {gap.high:+.2f})"
+    return level if math.isnan(gap.low) else f"{level} ({signed(gap.low, 2)} to {signed(gap.high, 2)})"
 
 
 def written(page: str, content: str) -> str:

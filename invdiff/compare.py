@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 from .sweep import METHOD, Job
 
-__all__ = ["Difference", "best", "difference", "interval", "mean", "mean_interval", "reference"]
+__all__ = ["Difference", "best", "difference", "interval", "leaders", "mean", "mean_interval", "reference"]
 
 _LEVEL = 0.95
+# Which way a figure is better, or the value that is right.
+_BETTER = {"psnr_mean": 1, "psnr_draw": 1, "ssim_mean": 1, "ssim_draw": 1, "lpips": -1, "crps": -1}
+_RIGHT = {"coverage90": 0.9, "spread_skill": 1.0}
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,31 @@ def best(jobs: Sequence[Job]) -> Job:
         return -math.inf if math.isnan(value) else value
 
     return max(jobs, key=quality)
+
+
+def leaders(jobs: Sequence[Job], figure: str) -> list[Job]:
+    """The job with the best mean of a figure, and those that cannot be told from it.
+
+    These are the ones whose paired difference from it has a 95 % interval that holds 0. Of coverage and spread it is
+    the job whose mean is nearest to the value that is right, alone.
+
+    Returns:
+        No job where fewer than two have the figure, or where it has no better or worse (chi2, calls, seconds, memory).
+    """
+    having = [job for job in jobs if not math.isnan(mean(job, figure))]
+    if len(having) < 2:
+        return []
+    if figure in _RIGHT:
+        return [min(having, key=lambda job: abs(mean(job, figure) - _RIGHT[figure]))]
+    if figure not in _BETTER:
+        return []
+    first = max(having, key=lambda job: _BETTER[figure] * mean(job, figure))
+
+    def told_apart(job: Job) -> bool:
+        gap = difference(job, first, figure)
+        return not gap.low <= 0 <= gap.high
+
+    return [job for job in having if job is first or not told_apart(job)]
 
 
 def reference(jobs: Sequence[Job], name: str | None) -> Job | None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .compare import difference, mean, mean_interval, reference
+from .compare import difference, leaders, mean, mean_interval, reference
 from .sweep import FIGURES, METHOD, TASK, Job, Sweep
 
-__all__ = ["compare", "markdown", "notes", "print_tables", "write_tables"]
+__all__ = ["compare", "markdown", "notes", "print_tables", "signed", "write_tables"]
 
-# Digits behind the point; the other figures have three significant ones.
+# Digits behind the point; the other figures have two significant ones, and whole numbers all of theirs.
 _DIGITS = {"psnr_mean": 2, "psnr_draw": 2, "ssim_mean": 3, "ssim_draw": 3, "lpips": 3, "crps": 4}
 _DIGITS |= {"coverage90": 2, "spread_skill": 2, "chi2": 2}
 # Figures whose differences are shown; the CSV has all.
@@ -131,21 +131,27 @@ def markdown(sweep: Sweep, against: Mapping[tuple[str, ...], Job | None]) -> str
     """All tables and notes as a page."""
     lines = ["# Comparison", ""]
     for task, jobs in sweep.tasks().items():
-        lines += [f"## {_plain(', '.join(task))}", ""]
-        lines += [*_page_table(*_figures(jobs)), ""]
+        lines += [f"## {_plain(sweep.heading(task))}", ""]
+        heads, rows, bold = _figures(jobs)
+        lines += [*_page_table(heads, rows, bold), ""]
         other = against[task]
         if other is not None and len(jobs) > 1:
             lines += [f"{_plain(_caption(jobs, other))}.", "", *_page_table(*_gaps(jobs, other)), ""]
     lines += [f"- {_plain(note)}" for note in notes(sweep, against)]
-    lines += [f"- {_MEANINGS}", ""]
+    lines += [f"- {_BOLD}", f"- {_MEANINGS}", ""]
     return "\n".join(lines)
 
 
+_BOLD = (
+    "Bold: the best mean of PSNR, SSIM, LPIPS and CRPS, with those that cannot be told from it (the 95 % interval of "
+    "the paired difference holds 0); of 90 % and spread/err the mean nearest to 0.90 and 1."
+)
 _MEANINGS = (
-    "PSNR and SSIM are of the draws' mean, or of the point estimate, whose CRPS is its mean absolute error. 90 %: "
-    "share of true pixels inside the draws' 90 % intervals; spread/err: 1 where the spread is honest; chi2: 1 where "
-    "draws agree with the measurement to its noise; NFE: denoiser calls a draw; back: passes back through it; s: "
-    "seconds an image; MiB: the most memory of the job."
+    "Noise is that of images in [0, 1]. PSNR and SSIM are of the draws' mean, or of the point estimate, whose CRPS is "
+    "its mean absolute error. 90 %: share of true pixels inside the draws' 90 % intervals; spread/err: 1 where the "
+    "spread is honest; chi2: 1 where draws agree with the measurement to its noise (of a point estimate no value is "
+    "right: it stands in table.csv alone); NFE: denoiser calls for each draw or estimate; back: passes back through "
+    "it; s: seconds an image, all its draws; MiB: the most memory of the job."
 )
 
 
@@ -153,12 +159,13 @@ def print_tables(sweep: Sweep, against: Mapping[tuple[str, ...], Job | None]) ->
     """Print a table of each task, then the notes."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console(soft_wrap=True, highlight=False, markup=False, width=160)
     for task, jobs in sweep.tasks().items():
-        heads, rows = _figures(jobs)
+        heads, rows, bold = _figures(jobs)
         other = against[task]
-        console.print(", ".join(task))
+        console.print(sweep.heading(task))
         if other is not None and len(jobs) > 1:
             gap_heads, gap_rows = _gaps(jobs, other)
             heads = [*heads, *(f"vs. {head}" for head in gap_heads[2:] if head in ("PSNR", "CRPS"))]
@@ -167,13 +174,14 @@ def print_tables(sweep: Sweep, against: Mapping[tuple[str, ...], Job | None]) ->
         table = Table(box=None, pad_edge=False)
         for place, head in enumerate(heads):
             table.add_column(head, justify="left" if place < 2 else "right", no_wrap=True)
-        for row in rows:
-            table.add_row(*row)
+        for line, row in enumerate(rows):
+            styles = ["bold" if (line, place) in bold else "" for place in range(len(row))]
+            table.add_row(*(Text(cell, style) for cell, style in zip(row, styles, strict=True)))
         console.print(table)
         if other is not None and len(jobs) > 1:
             console.print(f"vs.: {_caption(jobs, other)}.")
         console.print()
-    for note in notes(sweep, against):
+    for note in (*notes(sweep, against), *([_BOLD] if console.is_terminal else [])):
         console.print(note)
 
 
@@ -181,17 +189,24 @@ def _caption(jobs: Sequence[Job], other: Job) -> str:
     return f"differences from {other.method}, mean over the images that both have [95 % interval]"
 
 
-def _figures(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of the means; figures that no job has are left out."""
+def _figures(jobs: Sequence[Job]) -> tuple[list[str], list[list[str]], set[tuple[int, int]]]:
+    """Heads and rows of the means, and which cells (row, column) are the best; figures that no job has are left out."""
     shown = [figure for figure in FIGURES if _has(jobs, figure) and figure != "ssim_draw"]
     if not any(mean(job, "nfe_backward") > 0 for job in jobs) and "nfe_backward" in shown:
         shown.remove("nfe_backward")
+    if all(job.point for job in jobs) and "chi2" in shown:
+        shown.remove("chi2")
     heads = ["prior", "solver", "images", *(_HEADS.get(figure, FIGURES[figure]) for figure in shown)]
     rows = []
     for job in jobs:
-        values = [_text(mean(job, figure), figure) for figure in shown]
-        rows.append([job.names["prior"], job.names["solver"], str(len(job.images)), *values])
-    return heads, rows
+        values = [math.nan if figure == "chi2" and job.point else mean(job, figure) for figure in shown]
+        cells = [_text(value, figure) for value, figure in zip(values, shown, strict=True)]
+        rows.append([job.names["prior"], job.names["solver"], str(len(job.images)), *cells])
+    best = set()
+    for column, figure in enumerate(shown, 3):
+        first = leaders(jobs, figure)
+        best |= {(row, column) for row, job in enumerate(jobs) if any(job is one for one in first)}
+    return heads, rows, best
 
 
 def _gaps(jobs: Sequence[Job], other: Job) -> tuple[list[str], list[list[str]]]:
@@ -212,9 +227,18 @@ def _gap(job: Job, other: Job, figure: str) -> str:
     gap = difference(job, other, figure)
     if math.isnan(gap.value):
         return "-"
-    digits = _DIGITS[figure]
-    ends = "" if math.isnan(gap.low) else f" [{gap.low:+.{digits}f}, {gap.high:+.{digits}f}]"
-    return f"{gap.value:+.{digits}f}{ends}"
+    value, low, high = (signed(number, _DIGITS[figure]) for number in (gap.value, gap.low, gap.high))
+    return value if math.isnan(gap.low) else f"{value} [{low}, {high}]"
+
+
+def signed(value: float, digits: int) -> str:
+    """A number with its sign, zero without one.
+
+    >>> signed(-0.4, 1), signed(-0.4, 0)
+    ('-0.4', '0')
+    """
+    text = f"{value:+.{digits}f}"
+    return text if float(text) else text[1:]
 
 
 def _has(jobs: Sequence[Job], figure: str) -> bool:
@@ -224,7 +248,9 @@ def _has(jobs: Sequence[Job], figure: str) -> bool:
 def _text(value: float, figure: str) -> str:
     if math.isnan(value):
         return "-"
-    return f"{value:.{_DIGITS[figure]}f}" if figure in _DIGITS else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    if figure in _DIGITS:
+        return f"{value:.{_DIGITS[figure]}f}"
+    return f"{value:.0f}" if value >= 10 or value == round(value) else f"{value:.2g}"
 
 
 def _number(value: float) -> str:
@@ -239,11 +265,14 @@ def _label(job: Job) -> str:
     return "; ".join(sorted({image.label for image in job.images.values() if image.label}))
 
 
-def _page_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def _page_table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], bold: Collection[tuple[int, int]] = ()
+) -> Iterator[str]:
     yield f"| {' | '.join(heads)} |"
     yield f"|{'|'.join([' --- '] * len(heads))}|"
-    for row in rows:
-        yield f"| {' | '.join(map(_plain, row))} |"
+    for line, row in enumerate(rows):
+        cells = [f"**{cell}**" if (line, place) in bold else _plain(cell) for place, cell in enumerate(row)]
+        yield f"| {' | '.join(cells)} |"
 
 
 def _plain(text: Any) -> str:

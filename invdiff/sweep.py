@@ -118,6 +118,15 @@ class Sweep:
         varied = [any(other[place] != task[place] for other in tasks) or place == 0 for place in range(len(task))]
         return ", ".join(part for part, shown in zip(task, varied, strict=True) if shown)
 
+    def heading(self, task: tuple[str, ...]) -> str:
+        """A task in full, with the settings of its noise: "blur, gaussian noise sigma=0.02, skimage"."""
+        names = dict(zip(TASK, task, strict=True))
+        noise = next(job.settings.get("noise") for job in self.jobs if job.task == task)
+        flat = {key: value for key, value in _flat(noise).items() if key not in ("", "_target_", "name")}
+        kind, *told = names["noise"].split(" ")
+        words = dict.fromkeys([*told, *(f"{key}={value}" for key, value in flat.items())])
+        return ", ".join([names["operator"], " ".join([kind, "noise", *words]), names["data"]])
+
 
 def read_sweep(folder: str | Path) -> Sweep:
     """Read every finished job below a folder; name those that are not finished, failed, or cannot be read.

@@ -12,8 +12,8 @@ import pytest
 from scipy import stats
 
 from invdiff.cli import main
-from invdiff.compare import best, difference, interval, mean, mean_interval, reference
-from invdiff.compare_tables import markdown, notes, references
+from invdiff.compare import best, difference, interval, leaders, mean, mean_interval, reference
+from invdiff.compare_tables import markdown, notes, print_tables, references
 from invdiff.sweep import FIGURES, Job, Sweep, read_sweep
 from tests.sweeps import VERSIONS, rows, sha, write_job, write_sweep
 
@@ -199,7 +199,7 @@ def test_a_reference_that_one_task_lacks(tmp_path):
 
 
 def test_the_command_writes_tables_of_every_job(tmp_path, capsys):
-    write_sweep(tmp_path / "sweep", pictures=False)
+    write_sweep(tmp_path / "sweep", ["blur"], pictures=False)
     write_job(tmp_path / "sweep", "halfway", figures=rows([20.0]), done=False, pictures=False)
     assert main(["compare", str(tmp_path / "sweep"), "--out", str(tmp_path / "out"), "--reference", "tv"]) == 0
     printed = capsys.readouterr().out
@@ -209,7 +209,7 @@ def test_the_command_writes_tables_of_every_job(tmp_path, capsys):
     assert "Spreads: uncalibrated spread (natural / ddrm)." in printed
     with (tmp_path / "out" / "table.csv").open() as handle:
         table = list(csv.DictReader(handle))
-    assert len(table) == 8
+    assert len(table) == 4
     assert set(FIGURES) <= set(table[0])
     by_job = {row["job"]: row for row in table}
     assert float(by_job["blur_natural_ddrm"]["psnr_mean"]) == pytest.approx(27.9)
@@ -217,8 +217,8 @@ def test_the_command_writes_tables_of_every_job(tmp_path, capsys):
     assert by_job["blur_tv_pnp_hqs"]["crps"] == ""
     with (tmp_path / "out" / "differences.csv").open() as handle:
         gaps = [row for row in csv.DictReader(handle) if row["figure"] == "psnr_mean" and row["prior"] == "gaussian"]
-    assert [float(row["difference"]) for row in gaps] == pytest.approx([-2.3, -2.3])
-    assert [row["paired_images"] for row in gaps] == ["3", "3"]
+    assert [float(row["difference"]) for row in gaps] == pytest.approx([-2.3])
+    assert [row["paired_images"] for row in gaps] == ["3"]
     assert "| gaussian | pnp_hqs | -2.30 [" in (tmp_path / "out" / "table.md").read_text()
     assert main(["compare", str(tmp_path / "sweep"), "--out", str(tmp_path / "out")]) == 2
     assert "not empty: choose another, or add --overwrite" in capsys.readouterr().err
@@ -233,7 +233,84 @@ def test_weights_of_lpips_make_a_column(tmp_path):
     text = markdown(sweep, references(sweep, None))
     assert "| LPIPS |" in text
     assert "not computed" not in text
-    assert "| a\\|&lt;b> | pnp_hqs | 2 | 21.00 | 0.525 | 0.250 |" in text
+    assert "| a\\|&lt;b> | pnp_hqs | 2 | 21.00 | 0.525 | 0.250 | 24 |" in text
+
+
+def test_the_best_and_what_cannot_be_told_from_it_are_bold(tmp_path, capsys):
+    first = [20.0, 31.0, 25.0, 28.5, 22.0, 24.0]
+    for name, gaps in {"clear": [-1.0] * 6, "best": [0.0] * 6, "near": [0.4, -0.5, 0.3, -0.2, 0.1, -0.3]}.items():
+        psnrs = [psnr + gap for psnr, gap in zip(first, gaps, strict=True)]
+        write_job(tmp_path, name, prior=name, figures=rows(psnrs), pictures=False)
+    drawn = rows([psnr - 3 for psnr in first], draws=8)
+    write_job(tmp_path, "draws", prior="draws", solver="kps", figures=drawn, pictures=False)
+    sure = rows([psnr - 4 for psnr in first], draws=8)
+    for row in sure.values():
+        row |= {"coverage90": 0.99, "spread_skill": 1.1}
+    write_job(tmp_path, "sure", prior="sure", solver="kps", figures=sure, pictures=False)
+    sweep = read_sweep(tmp_path)
+    found = {figure: [job.path for job in leaders(sweep.jobs, figure)] for figure in FIGURES}
+    assert found == {figure: [] for figure in FIGURES} | {
+        "psnr_mean": ["best", "near"],
+        "psnr_draw": ["draws"],
+        "ssim_mean": ["best", "near"],
+        "ssim_draw": ["draws"],
+        "crps": ["draws"],
+        "coverage90": ["draws"],
+        "spread_skill": ["draws"],
+    }
+    text = markdown(sweep, references(sweep, None))
+    assert "| near | pnp_hqs | 6 | **25.05** | - | **0.626** |" in text
+    assert "| clear | pnp_hqs | 6 | 24.08 | - | 0.602 |" in text
+    assert "Bold: the best mean of PSNR" in text
+    print_tables(sweep, references(sweep, None))
+    assert "**" not in capsys.readouterr().out
+    assert leaders(sweep.jobs[:1], "psnr_mean") == []
+
+
+def test_one_image_makes_its_best_bold_alone(tmp_path):
+    for name, psnr in (("one", 20.0), ("two", 20.1)):
+        write_job(tmp_path, name, prior=name, figures=rows([psnr]), pictures=False)
+    assert [job.path for job in leaders(read_sweep(tmp_path).jobs, "psnr_mean")] == ["two"]
+
+
+def test_chi2_stands_with_draws_alone(tmp_path):
+    write_job(tmp_path, "point", figures=rows([20.0]), pictures=False)
+    point = read_sweep(tmp_path)
+    assert "| chi2 |" not in markdown(point, references(point, None))
+    write_job(tmp_path, "drawn", solver="kps", figures=rows([19.0], draws=8), pictures=False)
+    sweep = read_sweep(tmp_path)
+    lines = markdown(sweep, references(sweep, None)).splitlines()
+    heads, _, *cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")][:4]
+    assert {row[1]: row[heads.index("chi2")] for row in cells} == {"pnp_hqs": "-", "kps": "1.10"}
+    # The whole of it is kept.
+    assert mean(job(sweep, "point"), "chi2") == 1.1
+
+
+def test_numbers_are_short_and_zero_has_no_sign(tmp_path):
+    first = rows([20.0, 21.0], seconds=0.0871)
+    second = rows([20.004, 20.995], seconds=1234.5)
+    write_job(tmp_path, "one", prior="tv", figures=first, pictures=False)
+    write_job(tmp_path, "two", prior="nlm", figures=second, pictures=False)
+    sweep = read_sweep(tmp_path)
+    text = markdown(sweep, references(sweep, "tv"))
+    assert "-0.00" not in text
+    assert "+0.00" not in text
+    assert "| nlm | pnp_hqs | 0.00 [" in text
+    assert "| 24 | 0.091 | 301 |" in text
+    assert "| 24 | 1296 | 301 |" in text
+
+
+def test_headings_name_the_noise_level(tmp_path):
+    for place, sigma in enumerate((0.02, 0.05)):
+        settings = {"noise": {"_target_": "invdiff.noise.GaussianNoise", "sigma": sigma}}
+        write_job(tmp_path, f"{place}", figures=rows([20.0]), settings=settings, pictures=False)
+    sweep = read_sweep(tmp_path)
+    text = markdown(sweep, references(sweep, None))
+    assert "## blur, gaussian noise sigma=0.02, skimage\n" in text
+    assert "## blur, gaussian noise sigma=0.05, skimage\n" in text
+    write_job(tmp_path / "bare", "one", figures=rows([20.0]), settings={"noise": None}, pictures=False)
+    bare = read_sweep(tmp_path / "bare")
+    assert "## blur, gaussian noise, skimage\n" in markdown(bare, references(bare, None))
 
 
 def test_plots_of_an_earlier_time_do_not_stay(tmp_path, monkeypatch):

@@ -51,7 +51,7 @@ def test_the_rows_come_back_and_make_the_table(sweep, tmp_path):
     lines = table(jobs).splitlines()
     assert len(lines) == 2 + 5
     assert lines[-2] == "| natural | 26.50 | 26.00 | 25.50 | 25.00 |"
-    assert lines[-1].startswith("| natural, draws (`kps`) | 28.00 (+1.00 to +2.00) |")
+    assert lines[-1].startswith("| natural, draws (`kps`) | **28.00** (+1.00 to +2.00) |")
 
 
 def test_the_page_holds_the_table_of_the_tracked_figures():
