@@ -196,14 +196,14 @@ class Ensemble:
             iterates = self.solver.iterate(chunk, prior, x, random)  # type: ignore[arg-type]
             expected = (size, kept, *shape) if self.dependent else (size, *shape)
             for step, x in enumerate(_checked(iterates, expected, self.solver, self.dependent), start=1):
-                fine = _finite(x.reshape(size * kept, -1))
-                failed = torch.where(fine | (failed > 0), failed, step)
+                failed = _mark(failed, x.reshape(size * kept, -1), step)
                 advance(step)
                 if on_step is not None:
                     on_step(step, x.detach().clone())
             x = x.detach().reshape(size * kept, *shape)
             # Whatever is left of a draw that failed is no draw.
-            x = torch.where(failed.reshape(-1, *(1,) * len(shape)) > 0, torch.nan, x)
+            if bool(failed.any()):
+                x = torch.where(failed.reshape(-1, *(1,) * len(shape)) > 0, torch.nan, x)
         wide = min(across, count - block.first_measurement)
         share = (cloud or 1) // kept
         return Outcome(
@@ -245,11 +245,12 @@ def threads_of(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _finite(x: Tensor) -> Tensor:
-    """Which rows hold nothing that is infinite or NaN, (b,)."""
+def _mark(failed: Tensor, x: Tensor, step: int) -> Tensor:
+    """`failed`, (b,), with this step for the rows of x that are infinite or NaN for the first time."""
     # A finite sum has finite terms, and is found in one pass; that of large terms may be infinite without one.
-    fine = torch.isfinite(x.sum(1))
-    return fine if x.device.type == "cpu" and bool(fine.all()) else torch.isfinite(x).all(1)
+    if x.device.type == "cpu" and math.isfinite(x.sum().item()):
+        return failed
+    return torch.where(torch.isfinite(x).all(1) | (failed > 0), failed, step)
 
 
 class Counted(Prior):

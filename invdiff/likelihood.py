@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -65,7 +66,8 @@ class Likelihood:
             raise ValueError(
                 f"y holds {float(self.y.min()):.3g}: expected Poisson counts times the gain, which are not negative."
             )
-        if not bool(torch.isfinite(self.y).all()):
+        # A finite sum has finite terms, and is found in one pass; that of large terms may be infinite without one.
+        if not bool(torch.isfinite(self.y.sum())) and not bool(torch.isfinite(self.y).all()):
             count = int((~torch.isfinite(self.y)).sum())
             raise ValueError(f"y holds {count} values that are not finite: mark missing pixels with a Mask instead.")
         batch = self.operator.batch
@@ -130,7 +132,9 @@ class Likelihood:
                 "Use DPS or DAPS, which take gradients alone."
             )
         weight = torch.as_tensor(rho, dtype=z.dtype, device=z.device)
-        if not bool((weight > 0).all()) or not bool(torch.isfinite(weight).all()):
+        # The least or the largest of numbers one of which is NaN is NaN, and is in no range.
+        least, most = (weight.item(),) * 2 if weight.numel() == 1 else torch.stack(weight.aminmax()).tolist()
+        if not 0 < least <= most < math.inf:
             raise ValueError(f"rho is {rho}: expected a penalty that is finite and above 0.")
         weight = weight.reshape((-1,) + (1,) * (z.ndim - 1))
         if isinstance(self.noise, PoissonNoise):

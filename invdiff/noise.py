@@ -117,7 +117,7 @@ class GaussianNoise:
         Raises:
             ValueError: if a sigma is 0.
         """
-        return (y - z) / self._positive(z, "the gradient") ** 2
+        return (y - z).div_(self._positive(z, "the gradient") ** 2)
 
     def sample(self, z: Tensor, random: MemberRandom) -> Tensor:
         """z + sigma * n."""
@@ -136,7 +136,7 @@ class GaussianNoise:
 
     def _positive(self, z: Tensor, what: str) -> Tensor:
         sigma = self.like(z)
-        if bool((sigma == 0).any()):
+        if bool((sigma == 0).any()) if isinstance(self.sigma, Tensor) else self.sigma == 0:
             raise ValueError(f"sigma is 0, where {what} does not exist: use prox, or a sigma above 0.")
         return sigma
 

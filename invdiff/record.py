@@ -13,6 +13,7 @@ import platform
 import subprocess
 import sys
 import types
+import weakref
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path, PurePath
@@ -34,6 +35,9 @@ _DERIVED = {"phase", "singular", "u", "unit", "vt"}
 _HELD = {*vars(nn.Module()), "_children", "_constants", "_per_member", "_cache"}
 
 Describe = Callable[[object], Any]
+
+# Descriptions of operators' constants by id, each with the constant itself, weakly, and its version.
+_KNOWN: dict[int, tuple[weakref.ref[Tensor], int, dict[str, Any]]] = {}
 
 
 def describe(thing: object, within: tuple[int, ...] = ()) -> Any:
@@ -192,10 +196,23 @@ def own_constants(operator: Operator) -> dict[str, Any]:
 
 def _constants(operator: Operator, inner: Describe) -> dict[str, Any]:
     kept = own_constants(operator)
-    out: dict[str, Any] = {"constants": inner(kept)} if kept else {}
+    told = _constant if _is_ours(type(operator)) else inner
+    out: dict[str, Any] = {"constants": {name: told(part) for name, part in kept.items()}} if kept else {}
     if operator._children:
         out["operators"] = [inner(child) for child in operator._children]
     return out
+
+
+def _constant(tensor: Tensor) -> Any:
+    """The description of a constant, a copy that one of our operators made: hashed anew only where it was changed."""
+    if tensor.is_inference():  # has no version
+        return describe(tensor)
+    known = _KNOWN.get(id(tensor))
+    if known is None or known[0]() is not tensor or known[1] != tensor._version:
+        known = weakref.ref(tensor), tensor._version, describe(tensor)
+        weakref.finalize(tensor, _KNOWN.pop, id(tensor), None).atexit = False
+        _KNOWN[id(tensor)] = known
+    return dict(known[2])
 
 
 def _hash(thing: object) -> dict[str, str]:
@@ -235,10 +252,11 @@ def digest(tensor: Tensor) -> str:
     return hashlib.sha256(_bytes(tensor)).hexdigest()
 
 
-def _bytes(tensor: Tensor) -> bytes:
+def _bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor, not copied where they lie in memory in a row."""
     # Conjugation and negation may be pending in a flag, and the bytes those of other values.
     plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().flatten()
-    return plain.view(torch.uint8).numpy().tobytes()
+    return plain.view(torch.uint8).numpy().data
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -274,6 +292,7 @@ def machine(device: torch.device, threads: int | None = None) -> dict[str, Any]:
     return {"device": kind, "threads": threads or torch.get_num_threads(), "torch": torch.__version__}
 
 
+@functools.cache
 def _version(package: str) -> str:
     try:
         return metadata.version(package)

@@ -101,8 +101,16 @@ class Mask(Spectral):
         return self._damped_weight(y, damping) * y
 
     def damped_step(self, z: Tensor, coordinates: Tensor, damping: float | Tensor) -> Tensor:
-        gap = coordinates - self.singular_as(z) * z
+        mask, d = self.singular_as(z), torch.as_tensor(damping, dtype=z.dtype)
+        if d.numel() == 1 and not d.requires_grad and d.item() > 0 and self._binary(mask):
+            # The same bits in half the passes: what is not seen has the weight 0 whatever its gap.
+            return torch.addcmul(z, mask, coordinates - z, value=(1 / (1 + d)).item())
+        gap = coordinates - mask * z
         return torch.addcmul(z, self._damped_weight(gap, damping), gap)
+
+    def _binary(self, mask: Tensor) -> bool:
+        key = ("binary", mask.dtype, mask.device)
+        return bool(self._cached(key, lambda: ((mask == 0) | (mask == 1)).all().cpu()))
 
     def ut(self, y: Tensor) -> Tensor:
         return y.clone()

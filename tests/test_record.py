@@ -210,3 +210,21 @@ def test_a_record_with_an_infinite_range_is_strict_json(tmp_path):
     posterior.save(tmp_path / "draws.safetensors")
     assert Posterior.load(tmp_path / "draws.safetensors").record == posterior.record
     assert describe([-np.inf, float("nan"), np.float32(0.5)]) == ["-inf", "nan", 0.5]
+
+
+def test_a_constant_that_was_written_to_is_hashed_anew():
+    operator = mask(0)
+    before = describe(operator)
+    assert describe(operator) == before and describe(mask(0)) == before
+    operator.singular[0, 0, 0] = 0.25
+    changed = describe(operator)["constants"]["mask"]
+    assert changed != before["constants"]["mask"]
+    assert changed["sha256"] == hashlib.sha256(operator.singular.numpy().tobytes()).hexdigest()
+    changed["sha256"] = "of the caller"
+    assert describe(operator)["constants"]["mask"]["sha256"] != "of the caller"
+
+
+def test_bytes_of_a_tensor_that_lies_in_no_row_or_is_empty():
+    x = torch.arange(12.0).reshape(3, 4)
+    assert describe(x.T)["sha256"] == hashlib.sha256(x.T.contiguous().numpy().tobytes()).hexdigest()
+    assert describe(x[:, :0])["sha256"] == hashlib.sha256(b"").hexdigest()

@@ -286,10 +286,12 @@ def check_sigma(sigma: float | Tensor, x: Tensor, sigma_range: tuple[float, floa
         raise ValueError(
             f"sigma must be a number or have one entry per image ({x.shape[0]}), got a tensor {tuple(levels.shape)}."
         )
-    if isinstance(sigma, Tensor):
-        extremes = torch.stack(torch.aminmax(levels.detach())).tolist() if len(levels) else [0.0, 0.0]
-    else:
+    if not isinstance(sigma, Tensor):
         extremes = [float(sigma)]
+    elif len(levels) and (len(levels) == 1 or levels.stride(0) == 0):
+        extremes = [levels[0].item()]
+    else:
+        extremes = torch.stack(torch.aminmax(levels.detach())).tolist() if len(levels) else [0.0, 0.0]
     for level in extremes:
         if not (math.isfinite(level) and level >= 0):
             raise ValueError(f"sigma must be finite and at least 0, got {level}.")

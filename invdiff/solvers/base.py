@@ -203,9 +203,10 @@ class SingularCoordinates:
 
 def noise_level(likelihood: Likelihood) -> Tensor:
     """The noise of each measurement in image units, (m,): the mean sigma, or for photons the mean of sqrt(gain y)."""
-    y = likelihood.batched_y.double().cpu()
     if isinstance(likelihood.noise, GaussianNoise):
-        return likelihood.noise.like(y).flatten(1).mean(1)
+        shape = torch.empty((), dtype=torch.float64).expand(likelihood.batched_y.shape)
+        return likelihood.noise.like(shape).flatten(1).mean(1)
+    y = likelihood.batched_y.double().cpu()
     gain = getattr(likelihood.noise, "gain", 0.0)
     return (gain * y.clamp_min(0)).sqrt().flatten(1).mean(1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..likelihood import Likelihood
@@ -47,5 +48,7 @@ class REDGD(PointSolver):
         curvature = column(lipschitz(likelihood).to(x), x)
         for sigma in self.strengths(likelihood, denoiser, x):
             weight = column(self.lam / sigma**2, x)
-            x = x + (likelihood.grad(x) - weight * (x - denoiser(x, sigma))) / (curvature + weight)
+            # In place and in few passes, which are the time where the denoiser is quick; the same bits.
+            uphill = (x - denoiser(x, sigma)).mul_(weight).sub_(likelihood.grad(x))
+            x = torch.addcdiv(x, uphill, curvature + weight, value=-1)
             yield x

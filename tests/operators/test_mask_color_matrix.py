@@ -204,3 +204,24 @@ def test_matrices_multiply_flattened_images() -> None:
     ]:
         with pytest.raises(ValueError, match=sentence):
             Matrix(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_short_way_of_a_mask_of_0_and_1_gives_the_bits_of_the_long_one(dtype):
+    mask = random_mask((3, 8, 8), 0.4)
+    z, y = (torch.randn(2, 3, 8, 8, dtype=dtype, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
+    A = Mask(mask, (3, 8, 8))
+    # Two members have two dampings, for which there is no short way.
+    long = A.damped_step(z, y, torch.tensor([0.3, 0.3], dtype=dtype))
+    assert torch.equal(A.damped_step(z, y, 0.3), long)
+    assert torch.equal(A.damped_step(z, y, torch.tensor([0.3], dtype=dtype)), long)
+    attenuated = Mask(0.5 * mask, (3, 8, 8))
+    long = attenuated.damped_step(z, y, torch.tensor([0.3, 0.3], dtype=dtype))
+    assert torch.equal(attenuated.damped_step(z, y, 0.3), long)
+
+
+def test_the_damping_of_a_mask_keeps_its_gradient():
+    z, y = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
+    d = torch.tensor([1.0], requires_grad=True)
+    Mask(torch.ones(2, 2), (1, 2, 2)).damped_step(z, y, d).sum().backward()
+    assert d.grad is not None and d.grad.item() == pytest.approx(-1.0)
