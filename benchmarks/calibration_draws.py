@@ -143,10 +143,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, help="stop after so many; all of them if left out")
     parser.add_argument("--solvers", nargs="*", default=list(SOLVERS), choices=SOLVERS, metavar="NAME")
     parser.add_argument("--at-a-time", type=int, default=4, help="images in one batch")
+    parser.add_argument("--compile", action="store_true", help="the network: quicker, with other last bits")
     settings = parser.parse_args(argv)
     if not os.environ.get("INVDIFF_DATA"):
         raise SystemExit("INVDIFF_DATA is not set: expected the folder that holds train_natural/ and test/.")
-    prior = priors.load("natural")
+    prior = priors.load("natural").to("cpu", compile=settings.compile)
     everything = units(Path(os.environ["INVDIFF_DATA"]))[: settings.images]
     for batch, task, solver in missing(everything, settings.solvers, settings.folder, settings.at_a_time):
         draw(prior, batch, task, solver, settings.folder)
