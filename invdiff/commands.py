@@ -254,6 +254,8 @@ def _keep_operator(stage: Path, out: Path, name: str, operator: Operator, given:
     if psf is not None:
         np.save(stage / "psf.npy", psf.numpy())
         kept["psf"] = str(out / "psf.npy")
+    if name == "blur":
+        kept.setdefault("boundary", "circular")  # said, so that restore does not warn of a photograph's
     if name == "mask" and isinstance(operator, Mask):
         write_image(stage / "mask.npy", operator.singular, bits=32)
         kept = {"mask": str(out / "mask.npy")}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from .posterior import Posterior
+from .rim import Rim
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +26,7 @@ def uncertainty_map(posterior: Posterior, *, measurement: int = 0) -> Figure:
     """Draw the standard deviation of the draws, root mean square over channels, with a colour bar.
 
     Its title says what the spread is (`posterior.label`): a spread that nobody has checked is called uncalibrated.
+    Colours end at what the measured part has; the rim that a blur with the boundary "valid" restores may have more.
 
     Args:
         posterior: draws (draws, [m,] C, H, W).
@@ -42,9 +44,11 @@ def uncertainty_map(posterior: Posterior, *, measurement: int = 0) -> Figure:
     width, height = _cell(heat, 4.2)
     figure = _figure(max(width, 3.6) + 1.1, height + 0.7)
     axes = figure.add_subplot()
-    shown = _show(axes, heat, vmin=0.0, vmax=_top(heat))
+    rim = Rim.of(posterior.record)
+    shown = _show(axes, heat, vmin=0.0, vmax=_top(rim.inside(heat)))
     axes.set_title(f"{posterior.label}\nstandard deviation of {posterior.usable} draws, where white is 1", fontsize=10)
-    bar = figure.colorbar(shown, ax=axes, fraction=0.05, pad=0.02)
+    axes.set_xlabel(rim.words, fontsize=8, color="0.35")
+    bar = figure.colorbar(shown, ax=axes, fraction=0.05, pad=0.02, extend="max" if rim else "neither")
     bar.ax.tick_params(labelsize=8)
     return figure
 
@@ -58,6 +62,7 @@ def panel(
     truth: Tensor | None = None,
     label: str = "uncalibrated spread",
     captions: Mapping[str, str] | None = None,
+    rim: Rim | None = None,
 ) -> Figure:
     """Draw measurement, restored image, one draw, standard deviation, and truth and error where the truth is known.
 
@@ -68,8 +73,9 @@ def panel(
         restored, draw, std, truth: (C, H, W).
         label: what the spread is called.
         captions: a second line for "measurement", "restored", "draw", "std", "truth" or "error".
+        rim: that was not measured, and that the colours are scaled without; none if left out.
     """
-    notes = dict(captions or {})
+    notes, rim = dict(captions or {}), rim or Rim()
     images: list[tuple[str, str, Tensor, bool]] = []
     if measurement.ndim == 3 and measurement.shape[0] in (1, 3):
         images.append(("measurement", "measurement", measurement, False))
@@ -85,7 +91,7 @@ def panel(
     if truth is not None:
         heats["error"] = _rms(restored.detach().cpu().clamp(0, 1) - truth.detach().cpu())
         images.append(("error", "error of the restored", heats["error"], True))
-    top = max((_top(heat) for heat in heats.values()), default=1.0)
+    top = max((_top(rim.inside(heat)) for heat in heats.values()), default=1.0)
 
     width, height = _cell(restored, 3.1)
     # A row is at most four squares wide.
@@ -105,7 +111,8 @@ def panel(
     for axes in grid[len(images) :]:
         axes.set_axis_off()
     if shown is not None:
-        bar = figure.colorbar(shown, ax=heat_axes, fraction=0.05, pad=0.02, shrink=0.9)
+        more = "max" if rim else "neither"
+        bar = figure.colorbar(shown, ax=heat_axes, fraction=0.05, pad=0.02, shrink=0.9, extend=more)
         bar.ax.tick_params(labelsize=8)
     return figure
 
@@ -132,7 +139,7 @@ def gallery(rows: Sequence[tuple[str, Restoration]]) -> Figure:
             if row == 0:
                 axes.set_title(head, fontsize=10)
         heat = _rms(posterior.std())
-        shown = _show(line[3], heat, vmin=0.0, vmax=_top(heat))
+        shown = _show(line[3], heat, vmin=0.0, vmax=_top(Rim.of(posterior.record).inside(heat)))
         if row == 0:
             line[3].set_title(f"std ({posterior.label})", fontsize=10)
         figure.colorbar(shown, ax=line[3], fraction=0.046, pad=0.02).ax.tick_params(labelsize=7)

@@ -21,6 +21,7 @@ from .mark import marked
 from .provenance import Provenance, describe, embed, software, write_sidecar
 from .record import weight_hash
 from .restoration import Restoration
+from .rim import Rim
 
 if TYPE_CHECKING:
     from .signing import Signer
@@ -164,6 +165,7 @@ def write_restoration(
         truth=result.truth,
         label=posterior.label,
         captions=_captions(result),
+        rim=Rim.of(posterior.record),
     ).savefig(folder / "panel.png")
     pictures["panel.png"] = describe(posterior, "figure")
     embed(folder / "panel.png", pictures["panel.png"])
@@ -197,6 +199,9 @@ def _captions(result: Restoration) -> dict[str, str]:
         notes["std"] = f"mean {metrics['mean_std']:.3f}"
     if metrics.get("spread_ratio") is not None:
         notes["std"] += f", spread / error {metrics['spread_ratio']:.2f}"
+    rim = Rim.of(result.posterior.record)
+    if rim and "std" in notes:
+        notes["std"] += f"\n{rim.words}"
     return notes
 
 

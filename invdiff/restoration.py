@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -47,6 +48,10 @@ __all__ = [
 # The random stream of a simulated measurement's noise: a draw's number never gets here, so that the noise is not the
 # one that a draw starts from.
 _NOISE_STREAM = (2**40, 0)
+_NO_BOUNDARY = (
+    "The boundary of the blur is not given, and circular is taken, which wraps the picture round: a photograph wants "
+    "--boundary valid, else ripples come in from its borders; a measurement that was simulated so --boundary circular."
+)
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,8 @@ def restore(
         store: a folder that keeps the draws as they come, and the truth, and from which the same call goes on
             (`sample`).
         engine: "dask" or `invdiff.distributed.Dask(...)`, for draws on workers, which write to `store`.
-        operator_options, prior_options, solver_options: settings of what is given by name.
+        operator_options, prior_options, solver_options: settings of what is given by name. A blur without a boundary
+            is circular, with a warning where nothing is simulated: photographs want {"boundary": "valid"}.
 
     Raises:
         TypeError, ValueError: for input that cannot be used, before the first step.
@@ -212,6 +218,8 @@ def restore(
 
     slot = _match_channels(in_tiles(slot, tile, forward.in_shape), forward.in_shape)
     likelihood = Likelihood(y.to(where), forward.to(where), GaussianNoise(level))
+    if operator == "blur" and not simulate and (operator_options or {}).get("boundary") is None:
+        warnings.warn(_NO_BOUNDARY, stacklevel=2)
     drawn: dict[str, Any] = {"draws": 1}
     if getattr(chosen, "stochastic", True):
         drawn = {"draws": draws, "tolerance": tolerance, "min_draws": min_draws, "max_draws": max_draws}

@@ -158,6 +158,37 @@ def test_the_probe_says_what_the_draws_say(opened):
     assert page.locator("#plots .truth-mark").count() == 3
 
 
+def test_the_probe_follows_the_mouse_until_a_click_holds_it(opened):
+    page, stage = opened.page, opened.page.locator("#stage")
+    stage.scroll_into_view_if_needed()
+    box = stage.bounding_box()
+
+    def to(row: int, column: int) -> str:
+        page.mouse.move(box["x"] + box["width"] * (column + 0.5) / 20, box["y"] + box["height"] * (row + 0.5) / 16)
+        return opened.text("#place")
+
+    assert to(4, 7) == "row 4, column 7"
+    values = page.locator("#values tbody").inner_text()
+    assert to(9, 15) == "row 9, column 15"
+    assert page.locator("#values tbody").inner_text() != values
+    assert page.text_content("#said") == "", "what goes by is not said aloud"
+    assert not page.is_visible("#held")
+    page.mouse.down()
+    page.mouse.up()
+    assert page.is_visible("#held")
+    assert page.text_content("#said").startswith("row 9, column 15: red")
+    assert to(4, 7) == "row 9, column 15"
+    page.mouse.down()
+    page.mouse.up()
+    assert opened.text("#place") == "row 4, column 7"
+    assert not page.is_visible("#held")
+    assert to(5, 7) == "row 5, column 7"
+    # Keys hold it too: a mouse that is pushed does not take it away.
+    page.keyboard.press("ArrowDown")
+    assert page.is_visible("#held")
+    assert to(0, 0) == "row 6, column 7"
+
+
 def test_the_keys_move_the_probe(opened):
     page = opened.page
     page.locator("#stage").focus()
@@ -201,12 +232,25 @@ def test_the_wipe_lies_where_the_handle_is_dragged(opened):
 
 
 def test_the_overlay_is_strong_where_the_prior_invented(opened, file):
-    opened.page.select_option("#tints", "variance")
-    tint = opened.shown("tint")
-    np.testing.assert_array_equal(tint[..., 3], pixels(data_of(file)["tints"][0]["uri"]))
-    assert opened.page.is_visible("#key")
-    opened.page.select_option("#tints", "")
-    assert not opened.page.is_visible("#tint")
+    """Clear up to the share that is asked for, then rising, and never so strong that the picture is gone."""
+    page = opened.page
+    shares = pixels(data_of(file)["tints"][0]["uri"]) / 255
+    assert not page.is_visible("#from-tool")
+    page.select_option("#tints", "variance")
+    for steps, least in ((0, 0.5), (6, 0.8), (-99, 0.0)):
+        page.focus("#from")
+        for _ in range(abs(steps)):
+            page.keyboard.press("ArrowRight" if steps > 0 else "ArrowLeft")
+        strength = opened.shown("tint")[..., 3] / 255
+        wanted = np.where(shares > least, 0.6 * (shares - least) / (1 - least), 0)
+        np.testing.assert_allclose(strength, wanted, atol=0.003)
+        found = f"{round(100 * least)} % ({round(100 * float((shares > least).mean()))} % of the pixels)"
+        assert opened.text("#above") == found
+        assert page.evaluate("document.getElementById('key').style.getPropertyValue('--from')") == f"{100 * least:.0f}%"
+    assert page.is_visible("#key")
+    page.select_option("#tints", "")
+    assert not page.is_visible("#tint")
+    assert not page.is_visible("#from-tool")
 
 
 def luminance(opened) -> tuple[float, float]:
@@ -286,6 +330,7 @@ def test_a_point_estimate_has_a_picture_and_values(browser, tmp_path):
     assert one.said == []
     assert not one.page.is_visible(".transport")
     assert one.page.locator("#plots svg").count() == 0
+    assert one.page.locator("#layers label").all_inner_texts() == ["Estimate", "Truth", "Error"]
     rows = one.page.locator("#values tbody tr").all_inner_texts()
     assert [len(row.split("\t")) for row in rows] == [3, 3, 3]
     one.page.keyboard.press("Space")

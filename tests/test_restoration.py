@@ -70,7 +70,8 @@ def test_the_data_range_is_stated_for_other_ranges() -> None:
 
 @pytest.mark.parametrize("name", [*names(), "identity"])
 def test_every_operator_by_name_simulates_and_restores(name: str) -> None:
-    options = {"blur": {"psf_kind": "gaussian:1"}, "downsample": {"factor": 2}}.get(name, {})
+    blur = {"psf_kind": "gaussian:1", "boundary": "circular"}
+    options = {"blur": blur, "downsample": {"factor": 2}}.get(name, {})
     clean = _astronaut()
     result = restore(clean, name, sigma=0.02, simulate=True, operator_options=options, **FAST)
     assert result.restored.shape == clean.shape
@@ -116,7 +117,8 @@ def test_operators_as_objects_and_functions(form: str) -> None:
     result = restore(image, operator, sigma=0.05, **POINT)
     assert result.restored.shape == image.shape
     if form != "class":
-        named = restore(image, "blur", sigma=0.05, operator_options={"psf": gaussian_psf(1.0)}, **POINT)
+        options = {"psf": gaussian_psf(1.0), "boundary": "circular"}
+        named = restore(image, "blur", sigma=0.05, operator_options=options, **POINT)
         np.testing.assert_array_equal(result.restored, named.restored)
 
 

@@ -17,43 +17,24 @@ from ..metrics import psnr, spread_over_error
 from ..noise import GaussianNoise, NoiseModel
 from ..operators import Identity, Mask, Operator, Spectral
 from ..posterior import Posterior
-from ..provenance import describe
 from ..restoration import figures
+from ..rim import Rim
 from ..scores import Scores
 from .charts import against_truth
+from .look import Look, Shown
 from .notes import notes_of, probe_words
-from .pictures import Range, Window, encode_draws, gray_map, heat_map, picture, rms, top_of
+from .pictures import Range, Window, encode_draws, gray_map, rms, top_of
 
 if TYPE_CHECKING:
     from ..conformal import Calibrator
 
-__all__ = ["Report", "Shown", "assemble"]
+__all__ = ["Report", "assemble"]
 
 # Values of all draws together that are split into measured and invented, about a minute's work, and the fewest draws.
 _MOST_VALUES = 2**22
 _FEW = 8
 # How much images vary, where the split by frequency would take minutes: about the std of photographs in [0, 1].
 _PRIOR_STD = 0.25
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One picture of the sheet.
-
-    Args:
-        key, name, note, alt: how it is called, and described.
-        uri: the picture.
-        shape: (H, W) of what it shows.
-        frame: whether it shows the whole image, on which the window can be marked.
-    """
-
-    key: str
-    name: str
-    note: str
-    alt: str
-    uri: str
-    shape: tuple[int, int]
-    frame: bool = True
 
 
 @dataclass
@@ -121,17 +102,19 @@ def assemble(
     maps = {} if std is None else {"std": rms(std)}
     if truth is not None:
         maps["error"] = rms(mean.clamp(scale.low, scale.high) - truth)
-    top = top_of(*maps.values()) if maps else 1.0
+    rim = Rim.of(posterior.record)
+    top = top_of(*map(rim.inside, maps.values())) if maps else 1.0
     split, shares = _split(drawn, y, operator, known.noise, mean, notes) if spread else ({}, {})
 
     pictured = y if y is not None and y.ndim == 3 and y.shape[0] in (1, 3) else None
     align = _factor(pictured, shape)
     # The rest is for the reduced pictures and the page itself.
-    strip = encode_draws(drawn, std, scale, int(0.75 * limit), align)
+    # What is looked at first is the largest spread of what was measured.
+    strip = encode_draws(drawn, None if std is None else rim.without(std), scale, int(0.75 * limit), align)
     window = strip.window
     whole = window.whole(shape)
-    look = _Look(mean, truth, pictured, maps, scale, top)
-    row, column = _striking(maps.get("std"), window)
+    look = Look(worth, mean, truth, pictured, maps, scale, top, rim)
+    row, column = _striking(rim.without(maps["std"]) if spread else None, window)
     data = {
         "height": window.height,
         "width": window.width,
@@ -160,10 +143,10 @@ def assemble(
         found["mean_std"] = float(std.mean())
         if truth is not None:
             found["spread_ratio"] = spread_over_error(mean, std, drawn.usable, truth)
-    notes[:0] = notes_of(posterior, drawn, known, y, operator, strip, whole, scale)
+    notes[:0] = notes_of(posterior, drawn, known, y, operator, strip, whole, scale, rim)
     return Report(
         worth,
-        look.sheet(worth, reduce=not whole),
+        look.sheet(reduce=not whole),
         data,
         top,
         None if whole else window,
@@ -251,78 +234,6 @@ def _factor(y: Tensor | None, shape: tuple[int, ...]) -> int:
         return 1
     factor = shape[-1] // y.shape[-1]
     return factor if shape[-2] // y.shape[-2] == factor else 1
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What there is to see of one image, and how its values become colours.
-
-    Args:
-        mean, truth: (C, H, W).
-        measurement: (C, h, w) where it is a picture.
-        maps: "std" and "error", (H, W), as far as they are known.
-        scale: of the pictures.
-        top: of the maps.
-    """
-
-    mean: Tensor
-    truth: Tensor | None
-    measurement: Tensor | None
-    maps: dict[str, Tensor]
-    scale: Range
-    top: float
-
-    def sheet(self, posterior: Posterior, *, reduce: bool) -> list[Shown]:
-        """The pictures at a glance, whole."""
-        size = (self.mean.shape[-2], self.mean.shape[-1])
-        pixels, out = f"{size[1]} × {size[0]} pixels", []
-
-        def add(key: str, name: str, note: str, alt: str, image: Tensor, what: str | None = None) -> None:
-            shape = (image.shape[-2], image.shape[-1])
-            mark = None if what is None else describe(posterior, what)
-            if image.ndim == 2:
-                uri = heat_map(image, self.top, reduce=reduce, mark=mark)
-            else:
-                uri = picture(image, self.scale, reduce=reduce, mark=mark)
-            out.append(Shown(key, name, note, alt, uri, shape, shape == size))
-
-        if self.measurement is not None:
-            height, width = self.measurement.shape[-2:]
-            add("measurement", "Measurement", f"{width} × {height} pixels", "The measurement.", self.measurement)
-        if posterior.point:
-            add("mean", "Point estimate", pixels, "The point estimate.", self.mean, "restored")
-        else:
-            note = f"of {posterior.usable} draw{'s' if posterior.usable > 1 else ''}, {pixels}"
-            add("mean", "Mean", note, "The mean of the draws.", self.mean, "restored")
-        if "std" in self.maps:
-            std, label = self.maps["std"], posterior.label
-            alt = f"Map of the standard deviation of the draws, {float(std.mean()):.3f} on average: {label}."
-            add("std", "Standard deviation", label, alt, std, "std")
-        if self.truth is not None:
-            add("truth", "Truth", "known here, and not used for the draws", "The true image.", self.truth)
-        return out
-
-    def layers(self, window: Window, whole: bool) -> list[dict[str, str]]:
-        """What the stage shows beside the draws: pictures of the sheet, or their windows."""
-        out = []
-
-        def add(key: str, name: str, image: Tensor) -> None:
-            if whole and key != "error":
-                out.append({"key": key, "name": name, "of": f"sheet-{key}"})
-                return
-            uri = heat_map(image, self.top) if image.ndim == 2 else picture(image, self.scale)
-            out.append({"key": key, "name": name, "uri": uri})
-
-        add("mean", "Mean", window.of(self.mean))
-        if "std" in self.maps:
-            add("std", "Std", window.of(self.maps["std"]))
-        part = None if self.measurement is None else window.measured(self.measurement, tuple(self.mean.shape))
-        if part is not None:
-            add("measurement", "Measurement", part)
-        if self.truth is not None:
-            add("truth", "Truth", window.of(self.truth))
-            add("error", "Error", window.of(self.maps["error"]))
-        return out
 
 
 def _split(

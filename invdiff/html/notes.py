@@ -7,6 +7,7 @@ from torch import Tensor
 from ..contents import Contents
 from ..operators import Operator
 from ..posterior import Posterior
+from ..rim import Rim
 from .pictures import Range, Strip
 
 __all__ = ["notes_of", "probe_words"]
@@ -31,6 +32,7 @@ def notes_of(
     strip: Strip,
     whole: bool,
     scale: Range,
+    rim: Rim,
 ) -> list[str]:
     """What a reader should know, and how to give what is missing."""
     record, notes = posterior.record, []
@@ -49,6 +51,9 @@ def notes_of(
         )
     if not scale.usual:
         notes.append(f"Black is {scale.low:.3g} and white {scale.high:.3g}, as the values leave [0, 1].")
+    if rim:
+        spread = "" if drawn.point else ": there the spread is the prior's, and colours are scaled without it"
+        notes.append(f"The measurement does not show a rim of {rim.width} pixels, which is restored too{spread}.")
     if drawn.point:
         notes.append("This is a point estimate: there are no draws to play, and no spread; use a sampling solver.")
     if record.get("operator") is None:

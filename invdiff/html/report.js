@@ -6,8 +6,10 @@
   const { width, height } = data;
   const CHANNELS = data.channels === 1 ? ["gray"] : ["red", "green", "blue"];
   const TINT = [230, 57, 155];
+  // Of the tint where all is invented, so that what lies below it can be seen.
+  const STRONGEST = 0.6;
   const PLAY_MS = 180;
-  const state = { layer: "draws", draw: 0, against: "", wipe: 50, tint: "", row: 0, column: 0, timer: 0 };
+  const state = { layer: "draws", draw: 0, against: "", wipe: 50, tint: "", from: 0.5, row: 0, column: 0, held: false, timer: 0 };
 
   // -- pictures and their values ----------------------------------------------------------------------------------
 
@@ -36,21 +38,27 @@
     layers.set(key, { name, canvas: canvasOf(await load(uri || $(of).src)) });
   }
   const tints = new Map();
-  for (const { key, name, uri } of data.tints) tints.set(key, { name, canvas: tinted(await load(uri)) });
+  for (const { key, name, uri } of data.tints) tints.set(key, { name, shares: valuesOf(canvasOf(await load(uri))) });
   // A point estimate has no draws: its values stand for them.
   const samples = (draws.length ? draws : [layers.get("mean").canvas]).map(valuesOf);
   const truth = layers.has("truth") ? valuesOf(layers.get("truth").canvas) : null;
 
-  function tinted(image) {
-    const canvas = canvasOf(image);
+  // Clear up to the share that is asked for, and from there on the stronger the more was invented.
+  function tinted(shares, from) {
+    const canvas = document.createElement("canvas");
+    canvas.width = width;
+    canvas.height = height;
     const context = canvas.getContext("2d");
-    const pixels = context.getImageData(0, 0, width, height);
-    for (let i = 0; i < pixels.data.length; i += 4) {
-      const share = pixels.data[i];
-      pixels.data.set([...TINT, share], i);
+    const pixels = context.createImageData(width, height);
+    let above = 0;
+    for (let i = 0; i < shares.length; i += 4) {
+      const share = shares[i] / 255;
+      if (share <= from) continue;
+      above += 1;
+      pixels.data.set([...TINT, (255 * STRONGEST * (share - from)) / (1 - from)], i);
     }
     context.putImageData(pixels, 0, 0);
-    return canvas;
+    return [canvas, above / (width * height)];
   }
 
   const spread = draws.length > 1;
@@ -90,13 +98,19 @@
       $("left-name").textContent = nameOf(state.layer);
       $("right-name").textContent = nameOf(other);
     }
-    paint("tint", state.tint && tints.get(state.tint).canvas);
-    $("key").hidden = !state.tint;
     $("bar").hidden = ![state.layer, other].some((key) => key === "std" || key === "error");
     $("slider").value = state.draw;
     $("slider").setAttribute("aria-valuetext", `Draw ${data.numbers[state.draw]}`);
     $("number").textContent = draws.length ? `${nameOf("draws")} (${state.draw + 1} of ${draws.length})` : "";
     for (const input of $("layers").querySelectorAll("input")) input.checked = input.value === state.layer;
+  }
+
+  function tint() {
+    const [canvas, above] = state.tint ? tinted(tints.get(state.tint).shares, state.from) : [null, 0];
+    paint("tint", canvas);
+    $("key").hidden = $("from-tool").hidden = !canvas;
+    $("key").style.setProperty("--from", `${100 * state.from}%`);
+    $("above").textContent = `${Math.round(100 * state.from)} % (${Math.round(100 * above)} % of the pixels)`;
   }
 
   // Whole device pixels for every pixel, as wide as there is room.
@@ -233,10 +247,11 @@
     }
   }
 
-  function move(rows, columns) {
-    state.row = Math.min(height - 1, Math.max(0, state.row + rows));
-    state.column = Math.min(width - 1, Math.max(0, state.column + columns));
-    probe();
+  function moveTo(row, column, say = true) {
+    state.row = Math.min(height - 1, Math.max(0, row));
+    state.column = Math.min(width - 1, Math.max(0, column));
+    $("held").hidden = !state.held;
+    probe(say);
   }
 
   // -- controls ---------------------------------------------------------------------------------------------------
@@ -288,8 +303,13 @@
   $("tint-tool").hidden = !tints.size;
   $("tints").addEventListener("change", (event) => {
     state.tint = event.target.value;
-    render();
+    tint();
   });
+  $("from").addEventListener("input", (event) => {
+    state.from = Number(event.target.value) / 100;
+    tint();
+  });
+  state.from = Number($("from").value) / 100;
   $("slider").max = Math.max(0, draws.length - 1);
   $("slider").addEventListener("input", (event) => {
     play(false);
@@ -307,6 +327,10 @@
     const box = stage.getBoundingClientRect();
     return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
   };
+  const pixelAt = (event) => {
+    const [x, y] = place(event);
+    return [Math.floor(y * height), Math.floor(x * width)];
+  };
   $("handle").addEventListener("pointerdown", (event) => {
     $("handle").setPointerCapture(event.pointerId);
     event.preventDefault();
@@ -316,17 +340,22 @@
     if ($("handle").hasPointerCapture(event.pointerId)) wipeTo(100 * place(event)[0]);
   });
   stage.addEventListener("pointerdown", (event) => {
-    const [x, y] = place(event);
-    state.column = Math.floor(x * width);
-    state.row = Math.floor(y * height);
-    move(0, 0);
+    // A mouse holds the probe, and lets it go again; a finger puts it down.
+    state.held = event.pointerType === "mouse" && !state.held;
+    moveTo(...pixelAt(event));
+  });
+  // Not said aloud, as it would never end.
+  stage.addEventListener("pointermove", (event) => {
+    if (state.held || event.pointerType === "touch" || event.target.closest("#handle")) return;
+    moveTo(...pixelAt(event), false);
   });
   stage.addEventListener("keydown", (event) => {
     const far = event.shiftKey ? 10 : 1;
     const step = { ArrowUp: [-far, 0], ArrowDown: [far, 0], ArrowLeft: [0, -far], ArrowRight: [0, far] }[event.key];
     if (!step) return;
     event.preventDefault();
-    move(...step);
+    state.held = true;
+    moveTo(state.row + step[0], state.column + step[1]);
   });
   document.addEventListener("keydown", (event) => {
     if (event.key !== " " || !spread || event.target.closest("button, select, summary, input[type=radio]")) return;

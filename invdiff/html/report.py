@@ -22,7 +22,8 @@ from ..operators import Operator
 from ..posterior import Posterior
 from ..provenance import describe
 from .charts import LEVELS, coverage_chart, rank_chart
-from .content import Report, Shown, assemble
+from .content import Report, assemble
+from .look import Shown
 from .pictures import colour_bar
 from .words import Row, calibration_words, complete_record, figure_rows, setting_rows, subtitle
 
@@ -138,7 +139,8 @@ def _page(report: Report, title: str) -> str:
 
 def _keys(draws: int) -> str:
     probe = (
-        "Click the picture, or focus it and use the arrow keys (with Shift ten pixels at a time), to move the probe."
+        "The probe follows the mouse: a click holds it, another lets go. A finger puts it down, and with the picture "
+        "focused the arrow keys move it (with Shift ten pixels at a time)."
     )
     return probe + (" The space bar plays the draws." if draws > 1 else "")
 
