@@ -34,6 +34,7 @@ from .build import build
 from .figures import COLUMNS, figures, one_image, write_pictures
 from .memory import Peak
 from .sources import Picture
+from .spent import SPENT, Spent
 
 __all__ = ["GROUPS", "TITLE", "Job", "State", "current", "run", "state"]
 
@@ -70,7 +71,7 @@ class Job:
     @property
     def title(self) -> str:
         """Data, operator, prior and solver, and what else differs between the jobs of a sweep."""
-        return "_".join([*(self.names[group] for group in TITLE), *self.varied])
+        return " ".join(["_".join(self.names[group] for group in TITLE), *self.varied])
 
     @property
     def folder(self) -> Path:
@@ -105,8 +106,13 @@ def state(job: Job) -> State:
     return State("missing")
 
 
-def current(job: Job) -> bool:
-    """Whether a job is done, with the images and files that are there now; those that are gone count as they were."""
+def current(job: Job, *, say: bool = True) -> bool:
+    """Whether a job is done, with the images and files that are there now; those that are gone count as they were.
+
+    Args:
+        job: that one.
+        say: print where these have changed.
+    """
     found = state(job)
     if found.status != "done" or found.record is None:
         return False
@@ -118,7 +124,7 @@ def current(job: Job) -> bool:
     except (ValueError, OSError):
         # Not there any more, or not here: that is no reason to lose what was done with them.
         return True
-    if not same:
+    if say and not same:
         print(f"{job.title}: its images or weights have changed since it was done: it runs again.", flush=True)
     return same
 
@@ -156,12 +162,13 @@ def run(job: Job, note: str = "") -> State:
     folder = job.folder
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "done.json").exists():
-        if current(job):
+        if current(job, say=False):
             print(f"{note}{job.title}: done in the meantime by another process.", flush=True)
             return state(job)
         # Done with other images or weights: its draws are not gone on with.
         for draws in folder.glob("draws*.zarr"):
             shutil.rmtree(draws)
+        (folder / SPENT).unlink(missing_ok=True)
     for name in ("done.json", "failed.json", "error.txt"):
         (folder / name).unlink(missing_ok=True)
     print(f"{note}{job.title} ...", flush=True)
@@ -178,11 +185,14 @@ def run(job: Job, note: str = "") -> State:
         _write(folder / "failed.json", _head(job) | {"status": status, "sentence": said})
         print(f"{note}{job.title}: {status}: {said}", flush=True)
         return state(job)
-    _write(folder / "done.json", _head(job) | record | {"seconds": round(time.monotonic() - clock, 3)})
+    seconds = time.monotonic() - clock + record["seconds_before"]
+    _write(folder / "done.json", _head(job) | record | {"seconds": round(seconds, 3)})
+    (folder / SPENT).unlink(missing_ok=True)
     found = state(job)
     decibels = [float(row["psnr_mean"]) for row in found.rows]
-    mean, seconds = sum(decibels) / len(decibels), time.monotonic() - clock
-    print(f"{note}{job.title}: {mean:.2f} dB over {len(decibels)} images in {seconds:.1f} s", flush=True)
+    before = f", {record['seconds_before']:.1f} s of them before it was stopped" if record["seconds_before"] else ""
+    mean = sum(decibels) / len(decibels)
+    print(f"{note}{job.title}: {mean:.2f} dB over {len(decibels)} images in {seconds:.1f} s{before}", flush=True)
     return found
 
 
@@ -220,12 +230,13 @@ def _run(job: Job, folder: Path) -> dict[str, Any]:
     solver, prior = build(settings["solver"], allow), as_prior(build(settings["prior"], allow))
     shutil.rmtree(folder / "pictures", ignore_errors=True)
     rows: dict[int, dict[str, Any]] = {}
-    records = []
+    records, before = [], 0.0
     for number, (shape, members) in enumerate(_by_shape(pictures).items()):
         made = _Group(job, folder / ("draws.zarr" if number == 0 else f"draws_{number}.zarr"), shape, solver, prior)
         found, record = made.run([(index, pictures[index]) for index in members], perceptual)
         rows |= found
         records.append(record)
+        before += record["seconds_before"]
     with (folder / "figures.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
@@ -237,6 +248,7 @@ def _run(job: Job, folder: Path) -> dict[str, Any]:
         "images": {picture.name: picture.sha256 for picture in pictures},
         "files": _files(settings),
         "protocol": protocol_record,
+        "seconds_before": round(before, 3),
     }
 
 
@@ -271,6 +283,8 @@ class _Group:
             slot = match_channels(slot, self.shape[0])
         where = pick_device(settings["device"])
         engine = build(settings["engine"], allow) or None
+        store = self.store if settings["store"] or engine is not None else None
+        before = Spent(store).begin() if store is not None else 0.0
         peak = Peak(where)
         posterior = sample(
             self.solver,
@@ -280,17 +294,17 @@ class _Group:
             seed=settings["seed"],
             device=where,
             micro_batch=settings["micro_batch"],
-            store=self.store if settings["store"] or engine is not None else None,
+            store=store,
             engine=engine,
         )
         if posterior.record.get("interrupted"):
             raise KeyboardInterrupt
         megabytes = peak.mib()
-        record = posterior.portable_record
+        record = posterior.portable_record | {"seconds_before": round(before, 3)}
         common = {
             "nfe": record["nfe"],
             "nfe_backward": record.get("nfe_backward", 0),
-            "seconds": round(record["seconds"] / len(pictures), 4),
+            "seconds": round((before + record["seconds"]) / len(pictures), 4),
             "peak_mib": None if megabytes is None else round(megabytes, 1),
             "label": posterior.label,
         }

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,11 +34,13 @@ from . import protocols
 from .build import check
 from .hydra_tree import check_hydra, check_references, check_search_path
 from .jobs import GROUPS, TITLE, Job, State, current, run, state
+from .words import compose_with, leaves, require_used, sentence
 
 __all__ = ["compose", "main", "run_job"]
 
 CONF = Path(__file__).with_name("conf")
-# What `compose` gives for one job: its overrides and what it is.
+# Of one job: its words, and its configuration or what it is.
+Composed = tuple[list[str], DictConfig]
 Planned = tuple[list[str], Job]
 
 
@@ -48,12 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_intermixed_args(sys.argv[1:] if argv is None else list(argv))
     try:
         with _hydra(arguments) as hydra:
-            master, many = _compose(hydra, arguments)
+            master, composed = _compose(hydra, arguments)
             if arguments.cfg:
-                print(OmegaConf.to_yaml(_without_hydra(master)), end="")
+                for number, (words, cfg) in enumerate(composed, 1):
+                    head = f"---\n# job {number} of {len(composed)}: {' '.join(words)}\n" if words else ""
+                    print(head + OmegaConf.to_yaml(_without_hydra(cfg)), end="")
                 return 0
-            planned = _plan(hydra, master, many, arguments.allow)
-            return _run(hydra, master, planned, arguments.allow)
+            return _run(hydra, master, _plan(composed, arguments.allow), arguments.allow)
     except KeyboardInterrupt:
         print(
             "invdiff: Interrupted: the jobs that are done are kept; the same line goes on with the rest.",
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 130
     except (HydraException, OmegaConfBaseException, ValueError, OSError, ImportError) as error:
-        print(f"invdiff: {_sentence(error)}", file=sys.stderr)
+        print(f"invdiff: {sentence(error)}", file=sys.stderr)
         return 2
 
 
@@ -74,8 +76,8 @@ def compose(overrides: Sequence[str], *, allow: Sequence[str] = ()) -> list[Job]
     arguments = _parser().parse_intermixed_args(list(overrides))
     arguments.allow += allow
     with _hydra(arguments) as hydra:
-        master, many = _compose(hydra, arguments)
-        return [job for _, job in _plan(hydra, master, many, arguments.allow)]
+        _, composed = _compose(hydra, arguments)
+        return [job for _, job in _plan(composed, arguments.allow)]
 
 
 def run_job(cfg: DictConfig, *, allow: Sequence[str], note: dict[str, str], jobs: dict[str, Job]) -> str:
@@ -98,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-m", "--multirun", action="store_true", help="a sweep: NAME=A,B runs both")
     parser.add_argument("--config-dir", type=Path, help="a folder of your own settings beside ours")
     parser.add_argument("--config-name", default="run", help="the file to begin with, without .yaml")
-    parser.add_argument("--cfg", action="store_true", help="print the settings, and run nothing")
+    parser.add_argument(
+        "--cfg", action="store_true", help="print the settings, of a sweep those of each job, and run nothing"
+    )
     parser.add_argument(
         "--allow",
         action="append",
@@ -145,31 +149,68 @@ def _check_sources(arguments: argparse.Namespace) -> None:
             check_search_path(value.get("searchpath", []) if isinstance(value, dict) else value, arguments.allow)
 
 
-def _compose(hydra: Hydra, arguments: argparse.Namespace) -> tuple[DictConfig, bool]:
-    """The configuration that the jobs differ from, and whether there are several; what is Hydra's is checked."""
-    name, overrides = arguments.config_name, arguments.overrides
-    many = arguments.multirun or hydra.get_mode(name, overrides) == RunMode.MULTIRUN
-    mode = RunMode.MULTIRUN if many else RunMode.RUN
-    master = hydra.compose_config(name, overrides, mode, from_shell=False)
-    _check_tree(master, arguments.allow)
-    return master, many
+def _compose(hydra: Hydra, arguments: argparse.Namespace) -> tuple[DictConfig, list[Composed]]:
+    """The configuration that has Hydra's own part, and that of each job with its words; what is Hydra's is checked."""
+    name, words, used = arguments.config_name, arguments.overrides, set[str]()
+    single = None if arguments.multirun else _single(hydra, name, words, used)
+    if single is not None:
+        master, given = single, dict.fromkeys(words)
+        composed: list[Composed] = [([], single)]
+    else:
+        # Of the choices that are swept it has the usual one, which may lack their settings.
+        master = hydra.compose_config(name, _broad(words), RunMode.MULTIRUN, from_shell=False)
+        _check_tree(master, arguments.allow)
+        composed, given = _jobs_of(hydra, master, words, used)
+    for _, cfg in composed:
+        _check_tree(cfg, arguments.allow)
+    require_used(given, used, {choice for _, cfg in composed for choice in _names(cfg).items()})
+    return master, composed
 
 
-def _plan(hydra: Hydra, master: DictConfig, many: bool, allow: Sequence[str]) -> list[Planned]:
-    """Every job, all checked."""
-    if not many:
-        return [([], _checked(master, [], allow))]
-    sweeper, task = master.hydra.sweeper, master.hydra.overrides.task
-    swept = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+def _single(hydra: Hydra, name: str, words: list[str], used: set[str]) -> DictConfig | None:
+    """The configuration of one job; None where a file says that these are several."""
+    load = partial(hydra.compose_config, name, run_mode=RunMode.RUN, from_shell=False)
+    try:
+        _, cfg = compose_with(load, words, used)
+    except (HydraException, ValueError):
+        if hydra.get_mode(name, _broad(words)) == RunMode.MULTIRUN:
+            return None
+        raise
+    return None if cfg.hydra.mode == RunMode.MULTIRUN else cfg
+
+
+def _broad(words: list[str]) -> list[str]:
+    """What is Hydra's, the choices and the settings of no group."""
+    parsed = OverridesParser.create().parse_overrides(words)
+    pairs = zip(words, parsed, strict=True)
+    return [word for word, o in pairs if o.is_hydra_override() or not {".", "/"} & set(o.key_or_group)]
+
+
+def _jobs_of(
+    hydra: Hydra, master: DictConfig, words: list[str], used: set[str]
+) -> tuple[list[Composed], dict[str, None]]:
+    """Each job of a sweep with the words that make it, and all the words that were swept."""
+    swept = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
     parser = OverridesParser.create(config_loader=hydra.config_loader)
-    (batch,) = BasicSweeper.split_arguments(parser.parse_overrides([*swept, *map(str, task)]), None)
-    common = set(batch[0]).intersection(*batch)
+    own = [override for override in parser.parse_overrides(words) if not override.is_hydra_override()]
+    (batch,) = BasicSweeper.split_arguments([*parser.parse_overrides(swept), *own], None)
+    load = partial(hydra.config_loader.load_sweep_config, master)
+    found: dict[tuple[str, ...], DictConfig] = {}
+    for given in batch:
+        # What is for one choice alone makes no second job of another.
+        job, cfg = compose_with(load, given, used)
+        found.setdefault(tuple(job), cfg)
+    return [(list(job), cfg) for job, cfg in found.items()], {word: None for given in batch for word in given}
+
+
+def _plan(composed: Sequence[Composed], allow: Sequence[str]) -> list[Planned]:
+    """Every job, all checked; what tells it from others of the same title stands in its title, too."""
+    titles = [tuple(_names(cfg)[group] for group in TITLE) for _, cfg in composed]
     planned = []
-    for own in batch:
-        cfg = hydra.config_loader.load_sweep_config(master, list(own))
-        _check_tree(cfg, allow)
-        varied = [word for word in own if word not in common and word.partition("=")[0] not in TITLE]
-        planned.append((list(own), _checked(cfg, varied, allow)))
+    for title, (words, cfg) in zip(titles, composed, strict=True):
+        same = [set(other) for name, (other, _) in zip(titles, composed, strict=True) if name == title]
+        varied = [word for word in words if word.partition("=")[0] not in TITLE and any(word not in o for o in same)]
+        planned.append((words, _checked(cfg, varied, allow)))
     return planned
 
 
@@ -209,18 +250,10 @@ def _job(cfg: DictConfig, names: dict[str, str], varied: Sequence[str], allow: S
 def _say_missing(cfg: DictConfig, names: dict[str, str]) -> None:
     weights = f"${{weights.{names['prior']}}}" if OmegaConf.is_missing(cfg.weights, names["prior"]) else None
     for group in (*GROUPS, "engine"):
-        for name, value in _leaves(OmegaConf.to_container(cfg[group]), group):
+        for name, value in leaves(OmegaConf.to_container(cfg[group]), group):
             if value is not None and value in ("???", weights):
                 sweep = f", or for a sweep weights.{names['prior']}=FILE" if value == weights else ""
                 raise ValueError(f"The setting {name} is missing: give {name}=VALUE{sweep}.")
-
-
-def _leaves(tree: Any, place: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            yield from _leaves(value, f"{place}.{key}")
-    else:
-        yield place, tree
 
 
 def _names(cfg: DictConfig) -> dict[str, str]:
@@ -258,7 +291,7 @@ def _run(hydra: Hydra, master: DictConfig, planned: Sequence[Planned], allow: Se
             launcher.launch(list(missing.values()), initial_job_idx=0)
         except Exception as error:
             # Jobs raise nothing: this is a process of the launcher that was ended, and others may still run.
-            print(f"The launcher stopped: {type(error).__name__}: {_sentence(error)}", flush=True)
+            print(f"The launcher stopped: {type(error).__name__}: {sentence(error)}", flush=True)
     states = {key: state(job) for key, job in jobs.items()}
     _print(jobs, states)
     worst = {found.status for found in states.values()}
@@ -268,8 +301,8 @@ def _run(hydra: Hydra, master: DictConfig, planned: Sequence[Planned], allow: Se
 def _say_differences(job: Job) -> None:
     """Of a job that was done before, perhaps without a protocol or with another."""
     name = job.settings["protocol"]
-    for sentence in protocols.differences(protocols.read(name), protocols.read(f"{job.folder}/protocol.yaml")):
-        print(f"{job.title} differs from the protocol {name}: {sentence}", flush=True)
+    for said in protocols.differences(protocols.read(name), protocols.read(f"{job.folder}/protocol.yaml")):
+        print(f"{job.title} differs from the protocol {name}: {said}", flush=True)
 
 
 def _print(jobs: dict[str, Job], states: dict[str, State]) -> None:
@@ -296,21 +329,11 @@ def _print(jobs: dict[str, Job], states: dict[str, State]) -> None:
         console.print(table)
         console.print("Means over the images; of point estimates CRPS is the mean absolute error. s: seconds an image.")
     for key, found in states.items():
-        if found.status != "done":
+        # A single job has said it as it ran.
+        if found.status != "done" and (len(jobs) > 1 or not found.sentence):
             said = found.sentence or "it left nothing: it was interrupted, or its process was ended."
             console.print(f"{jobs[key].title}: {found.status}: {said}")
     console.print(f"written to {next(iter(jobs.values())).settings['out']}")
-
-
-def _sentence(error: BaseException) -> str:
-    said = " ".join(str(error).split()) or type(error).__name__
-    if not isinstance(error, HydraException):
-        return said
-    if unknown := re.match(r"Could not override '([^']+)'", said):
-        # Hydra's advice, to add it with a plus, leads to the next refusal.
-        return f"There is no setting {unknown[1]} with what was chosen, or not with all of it: --cfg prints all."
-    # What follows are folders of Hydra's and ours.
-    return said.partition(" Config search path:")[0]
 
 
 if __name__ == "__main__":
