@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["read", "write"]
+__all__ = ["merge", "read", "write"]
 
 Row = dict[str, str]
 
@@ -17,6 +17,16 @@ def read(path: Path) -> list[Row]:
         return []
     with path.open(newline="") as handle:
         return list(csv.DictReader(handle))
+
+
+def merge(standing: Sequence[Row], new: Iterable[Row], key: Sequence[str]) -> list[Row]:
+    """The rows that stand, those of the same key replaced in their place, and the others after them.
+
+    >>> merge([{"a": "1", "b": "2"}], [{"a": "2", "b": "0"}, {"a": "1", "b": "3"}], ["a"])
+    [{'a': '1', 'b': '3'}, {'a': '2', 'b': '0'}]
+    """
+    found = {tuple(row[name] for name in key): row for row in [*standing, *new]}
+    return list(found.values())
 
 
 def write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:

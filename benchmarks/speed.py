@@ -13,11 +13,14 @@ in one process, so that a slow minute meets all alike, and a median is reported.
 parts (column "part"):
 
     draw, ensemble      one draw and 16 draws of 3x256x256: seconds, PSNR of their mean, ratio to deepinv float32
+    forward             seconds of the bare network, and of it and the pass back: what no draw can be quicker than
     outside             milliseconds a step with a network that costs nothing
     memory              peak resident memory of a process that makes the ensemble
-    curve               seconds of our DDRM against the side of the image and the number of draws, with exponents
+    curve               seconds of our DDRM against the side of the image, the number of draws, and the micro-batch;
+                        "ratio" is the exponent from the row before
 
-On a GPU (--device cuda) calls are timed with the device synchronised.
+Rows that stand in the CSV stay until they are measured anew. On a GPU (--device cuda) calls are timed with the device
+synchronised.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import argparse
 import functools
 import itertools
 import math
+import re
 import resource
 import statistics
 import subprocess
@@ -41,18 +45,21 @@ from torch import Tensor
 from invdiff import Likelihood, priors, sample, solvers
 from invdiff.metrics import psnr
 from invdiff.noise import GaussianNoise
+from invdiff.priors.precision import NetworkPrior, lay_out
 from invdiff.record import environment, machine
 
 from . import peers
 from .peers import TASKS
 from .restoration import operators
-from .rows import Row, write
+from .rows import Row, merge, read, write
 
 RESULTS = Path(__file__).parent / "results" / "speed.csv"
 COLUMNS = (
     *("part", "solver", "task", "library", "network", "size", "draws", "nfe"),
     *("value", "unit", "ratio", "psnr", "device", "threads", "torch", "commit"),
 )
+# What tells one measured figure from another.
+KEY = ("part", "solver", "task", "library", "network", "size", "draws", "nfe")
 SOLVERS = ("ddrm", "diffpir", "dps", "pnp_hqs", "red_gd")
 # What azula has of them.
 IN_AZULA = ("diffpir", "dps")
@@ -81,14 +88,18 @@ def _free(x: Tensor, sigma: object) -> Tensor:
     return 0.5 * x
 
 
-def ours(solver: str, task: str, network: str, size: int, nfe: int, device: str) -> peers.Draws:
+def ours(
+    solver: str, task: str, network: str, size: int, nfe: int, device: str, micro_batch: int | None = None
+) -> peers.Draws:
     likelihood = measurement(task, size, device)
     chosen = solvers.load(solver, **{"steps" if hasattr(solvers.load(solver), "steps") else "iterations": nfe})
-    return lambda draws: (
-        sample(
-            chosen, likelihood, networks(device)[network], draws=1 if solver in POINTS else draws, progress=False
-        ).draws
-    )
+    slot = networks(device)[network]
+
+    def draws(count: int) -> Tensor:
+        wanted = 1 if solver in POINTS else count
+        return sample(chosen, likelihood, slot, draws=wanted, micro_batch=micro_batch, progress=False).draws
+
+    return draws
 
 
 def measurement(task: str, size: int, device: str) -> Likelihood:
@@ -169,6 +180,14 @@ def outside_rows(settings: argparse.Namespace, solver: str, task: str) -> Iterat
         }
 
 
+def _peak() -> int:
+    """The most memory that this process has held, MiB."""
+    # What getrusage says begins with that of the process that started this one.
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return round((int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024)
+
+
 def memory_rows(settings: argparse.Namespace, solver: str, task: str) -> Iterator[Row]:
     for library, network in (("invdiff", "bfloat16"), ("deepinv", "float32")):
         if (library, solver, task) in peers.MISSING:
@@ -180,25 +199,67 @@ def memory_rows(settings: argparse.Namespace, solver: str, task: str) -> Iterato
         yield row | {"value": peak, "unit": "MiB"}
 
 
+def forward_rows(settings: argparse.Namespace) -> Iterator[Row]:
+    """Of a batch of one, as our draws of images of this size go through the network one at a time."""
+    todo: dict[str, Callable[[], Tensor]] = {}
+    for kind in ("bfloat16", "float32"):
+        prior = networks(settings.device)[kind]
+        assert isinstance(prior, NetworkPrior)
+        last = prior.layout is torch.channels_last
+        run, _ = lay_out(prior.network, prior.precision, channels_last=last)
+        # Its first and last layers compute in float32.
+        x = photograph(settings.size)[None].to(settings.device, memory_format=prior.layout)
+        todo[f"{kind} forward"] = functools.partial(_forward, run, x)
+        todo[f"{kind} forward+back"] = functools.partial(_back, run, x)
+    for call in todo.values():
+        call()
+    for name, (seconds, _) in timed(todo, 3 * settings.repeats, settings.device).items():
+        network, task = name.split()
+        row = {"part": "forward", "solver": "bare", "task": task, "library": "invdiff", "network": network}
+        yield row | {"draws": "1", "nfe": "1", "value": f"{seconds:.4g}", "unit": "s"}
+
+
+def _forward(run: Callable[..., Tensor], x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return run(x, torch.zeros(1, device=x.device))
+
+
+def _back(run: Callable[..., Tensor], x: Tensor) -> Tensor:
+    leaf = x.detach().requires_grad_()
+    return torch.autograd.grad(run(leaf, torch.zeros(1, device=x.device)).float().sum(), leaf)[0]
+
+
 def curve_rows(settings: argparse.Namespace) -> Iterator[Row]:
-    """Seconds of our DDRM on blur: of one draw by side, and of one side by draws; ratio is the local exponent."""
+    """Seconds of our DDRM on blur: of one draw by side, and of 64x64 by draws and by micro-batch."""
     sides = (128, 256, 512) if settings.quick else (128, 256, 512, 1024)
-    base = {"part": "curve", "solver": "ddrm", "task": "blur", "library": "invdiff", "network": "bfloat16"}
-    for ladder in ([(side, 1) for side in sides], [(64, count) for count in (1, 4, 16, 64)]):
-        before: tuple[float, float] | None = None
-        for side, count in ladder:
-            call = ours("ddrm", "blur", "bfloat16", side, settings.nfe, settings.device)
+    # From one full micro-batch on, which 16 draws of 64x64 are.
+    counts, batches = ((16, 32), (1, 4)) if settings.quick else ((16, 32, 64, 128), (1, 4, 16))
+    ladders: dict[str, list[tuple[int, int, int | None]]] = {
+        "side": [(side, 1, 1) for side in sides],
+        "draws": [(64, count, None) for count in counts],
+        "batch": [(64, max(batches), batch) for batch in batches],
+    }
+    base = {"part": "curve", "solver": "ddrm", "task": "blur", "library": "invdiff"}
+    for ladder, rungs in ladders.items():
+        before: tuple[int, float] | None = None
+        for side, count, batch in rungs:
+            call = ours("ddrm", "blur", "bfloat16", side, settings.nfe, settings.device, batch)
             call(1)
             seconds = timed({"one": functools.partial(call, count)}, 3, settings.device)["one"][0]
-            scale = float(side) if count == 1 and side != 64 else float(count)
-            exponent = f"{math.log(seconds / before[1]) / math.log(scale / before[0]):.2f}" if before else ""
-            before = (scale, seconds)
-            row = {"size": str(side), "draws": str(count), "value": f"{seconds:.4g}", "unit": "s", "ratio": exponent}
-            yield base | row
+            rung = {"side": side, "draws": count, "batch": batch or 0}[ladder]
+            exponent = f"{math.log(seconds / before[1]) / math.log(rung / before[0]):.2f}" if before else ""
+            before = (rung, seconds)
+            row = {"network": f"bfloat16 by {ladder}", "size": str(side), "draws": str(count)}
+            # One ladder has the batch in place of the draws, which are the same on all of its rungs.
+            row |= {"draws": str(batch)} if ladder == "batch" else {}
+            yield base | row | {"value": f"{seconds:.4g}", "unit": "s", "ratio": exponent}
 
 
 def rows(settings: argparse.Namespace) -> Iterator[Row]:
     common = {"size": str(settings.size), "nfe": str(settings.nfe)}
+    if "forward" in settings.parts:
+        for row in forward_rows(settings):
+            yield common | row
     for solver, task in itertools.product(settings.solvers, settings.tasks):
         cells: list[Iterator[Row]] = []
         if "outside" in settings.parts:
@@ -217,7 +278,7 @@ def rows(settings: argparse.Namespace) -> Iterator[Row]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parts = ("outside", "draw", "ensemble", "memory", "curve")
+    parts = ("forward", "outside", "draw", "ensemble", "memory", "curve")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="DDRM and DiffPIR on blur and masks, few steps: 2 minutes")
     parser.add_argument("--solvers", nargs="*", choices=SOLVERS, metavar="NAME")
@@ -240,16 +301,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         library, network, solver, task = settings.one
         make = ours if library == "invdiff" else functools.partial(theirs, library)
         make(solver, task, network, settings.size, 2, "cpu")(16)
-        print(round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+        print(_peak())
         return
     where = {
         **machine(torch.device(settings.device)),
         "commit": str(environment(torch.device(settings.device))["git_commit"])[:10],
     }
-    written: list[Row] = []
+    written = read(settings.out)
     for row in rows(settings):
-        written.append({key: str((row | where).get(key, "")) for key in COLUMNS})
-        print(*(written[-1][key] for key in COLUMNS[:12]), flush=True)
+        made = {key: str((row | where).get(key, "")) for key in COLUMNS}
+        written = merge(written, [made], KEY)
+        print(*(made[key] for key in COLUMNS[:12]), flush=True)
         write(settings.out, COLUMNS, written)
 
 

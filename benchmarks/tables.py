@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -44,25 +46,84 @@ def posterior() -> list[str]:
 
 
 def speed() -> list[str]:
-    """Seconds against the peers."""
-    words = {"draw": "one draw, s", "ensemble": "{} draws, s", "outside": "outside, ms a step"}
+    """Seconds against the peers, milliseconds outside the network and their share of a step, memory."""
+    words = {
+        "draw": "one draw, s",
+        "ensemble": "{} draws, s",
+        "outside": "outside, ms a step",
+        "memory": "memory of {} draws, MiB",
+    }
+    measured = read("speed.csv")
+    steps = {
+        (row["solver"], row["task"]): 1000 * float(row["value"]) / float(row["nfe"])
+        for row in measured
+        if (row["part"], row["library"], row["network"]) == ("draw", "invdiff", "bfloat16")
+    }
     found = []
     for part, what in words.items():
         kinds = ("none", "") if part == "outside" else ("bfloat16", "float32")
-        cells: dict[tuple[str, str], dict[tuple[str, str], Row]] = {}
-        for row in read("speed.csv"):
-            if row["part"] == part:
-                cells.setdefault((row["solver"], row["task"]), {})[row["library"], row["network"]] = row
-        for (solver, task), here in cells.items():
+        for (solver, task), here in _cells(measured, part).items():
             own = here["invdiff", kinds[0]]
             shown = [
                 here[library, kind]["value"] if (library, kind) in here else "-"
                 for library in ("invdiff", "deepinv", "azula")
                 for kind in kinds
             ]
-            found.append([what.format(own["draws"]), solver, task, own["nfe"], *shown, own["ratio"] or "-"])
+            peer = here.get(("deepinv", "float32")) if part == "memory" else None
+            ratio = f"{float(peer['value']) / float(own['value']):.2f}" if peer else own["ratio"] or "-"
+            known = part == "outside" and (solver, task) in steps
+            share = f"{100 * float(own['value']) / steps[solver, task]:.1f} %" if known else "-"
+            found.append([what.format(own["draws"]), solver, task, own["nfe"], *shown, ratio, share])
     heads = ("what", "solver", "task", "NFE", "ours", "ours, float32", "deepinv, our prior", "deepinv")
-    return lines((*heads, "azula, our prior", "azula", "deepinv / ours"), found) if found else []
+    more = ("azula, our prior", "azula", "deepinv / ours", "ours outside / a step")
+    return lines((*heads, *more), found) if found else []
+
+
+def _cells(measured: Sequence[Row], part: str) -> dict[tuple[str, str], dict[tuple[str, str], Row]]:
+    """The rows of a part by solver and task, and in them by library and network."""
+    cells: dict[tuple[str, str], dict[tuple[str, str], Row]] = {}
+    for row in measured:
+        if row["part"] == part:
+            cells.setdefault((row["solver"], row["task"]), {})[row["library"], row["network"]] = row
+    return cells
+
+
+def limit() -> list[str]:
+    """How far draws are from as many passes through the bare network as they ask for."""
+    measured = read("speed.csv")
+    bare = {
+        (row["network"], row["task"], row["size"]): float(row["value"]) for row in measured if row["part"] == "forward"
+    }
+    found = []
+    for row in measured:
+        # DPS goes back through the network once a step.
+        passes = "forward+back" if row["solver"] == "dps" else "forward"
+        least = bare.get((row["network"], passes, row["size"]))
+        if row["part"] in ("draw", "ensemble") and row["library"] == "invdiff" and least:
+            floor = least * int(row["nfe"]) * int(row["draws"])
+            seconds = float(row["value"])
+            counted = f"{row['draws']} x {row['nfe']} {passes}"
+            cells = [counted, f"{floor:.4g}", f"{seconds:.4g}", f"{seconds / floor:.2f}"]
+            found.append([row["solver"], row["task"], row["network"], *cells])
+    heads = ("solver", "task", "network", "draws x passes", "bare network, s", "all, s", "all / bare")
+    return lines(heads, found) if found else []
+
+
+def curve() -> list[str]:
+    """How the seconds of DDRM grow, with the exponent of a line through the logarithms."""
+    ladders: dict[str, list[Row]] = {}
+    for row in read("speed.csv"):
+        if row["part"] == "curve":
+            ladders.setdefault(row["network"].split()[-1], []).append(row)
+    found = []
+    for ladder, rungs in ladders.items():
+        places = [float(row["size" if ladder == "side" else "draws"]) for row in rungs]
+        seconds = [float(row["value"]) for row in rungs]
+        logs = [[math.log(value) for value in values] for values in (places, seconds)]
+        exponent = statistics.linear_regression(*logs).slope
+        shown = ", ".join(f"{place:.0f}: {value:.3g}" for place, value in zip(places, seconds, strict=True))
+        found.append([ladder, rungs[0]["nfe"], shown, f"{exponent:.2f}"])
+    return lines(("what grows", "NFE", "seconds", "exponent"), found) if found else []
 
 
 def rest(name: str, table: Callable[[list[Row]], list[str]]) -> Callable[[], list[str]]:
@@ -78,6 +139,8 @@ def rest(name: str, table: Callable[[list[Row]], list[str]]) -> Callable[[], lis
 TABLES: dict[str, Callable[[], list[str]]] = {
     "posterior": posterior,
     "speed": speed,
+    "limit": limit,
+    "curve": curve,
     "photographs": rest("restoration.csv", lambda found: restoration.short(found, 48)),
     "quality": rest("quality.csv", quality.table),
     "calibration": rest("calibration.csv", calibration.table),

@@ -111,7 +111,8 @@ class Spectral(LinearOperator):
         """The largest singular value of each member, (1 or m, 1, ..., 1), to go with coordinates like, (b, ...)."""
         singular = self.singular.to(like.device)
         members = self.batch is not None and singular.ndim == like.ndim
-        top = singular.flatten(1).amax(1) if members else singular.max()
+        key = ("largest", members, like.device)
+        top = self._cached(key, lambda: singular.flatten(1).amax(1) if members else singular.max())
         return top.reshape(-1, *[1] * (like.ndim - 1))
 
     def inverse_singular(self, like: Tensor, rcond: float | None = None) -> Tensor:

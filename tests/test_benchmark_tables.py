@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from benchmarks import tables
+from benchmarks import rows, speed, tables
 
 TEXT = tables.PAGE.read_text()
 
@@ -53,3 +53,56 @@ def test_what_the_page_on_calibration_says_of_photographs():
 def test_a_table_nobody_knows_is_an_error():
     with pytest.raises(KeyError):
         tables.page("<!-- unknown -->\n<!-- end -->")
+
+
+@pytest.fixture
+def measured(tmp_path, monkeypatch):
+    def write(*found):
+        rows.write(
+            tmp_path / "speed.csv", speed.COLUMNS, [dict(zip(speed.COLUMNS, row, strict=False)) for row in found]
+        )
+
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    return write
+
+
+def test_a_draw_is_held_against_its_passes_through_the_network(measured):
+    measured(
+        ("forward", "bare", "forward", "invdiff", "bfloat16", "256", "1", "1", "0.1"),
+        ("forward", "bare", "forward+back", "invdiff", "bfloat16", "256", "1", "1", "0.25"),
+        ("draw", "ddrm", "blur", "invdiff", "bfloat16", "256", "1", "4", "0.5"),
+        ("draw", "dps", "blur", "invdiff", "bfloat16", "256", "1", "4", "2"),
+        ("ensemble", "ddrm", "blur", "invdiff", "bfloat16", "256", "16", "4", "8"),
+        ("draw", "ddrm", "blur", "invdiff", "bfloat16", "64", "1", "4", "0.5"),
+    )
+    assert [line.split(" | ")[-1] for line in tables.limit()[2:]] == ["1.25 |", "2.00 |", "1.25 |"]
+
+
+def test_the_share_of_a_step_and_the_ratio_of_memory(measured):
+    measured(
+        ("outside", "ddrm", "blur", "invdiff", "none", "256", "1", "20", "2.5", "ms a step", "4.00"),
+        ("draw", "ddrm", "blur", "invdiff", "bfloat16", "256", "1", "4", "0.5", "s", "2.00"),
+        ("memory", "ddrm", "blur", "invdiff", "bfloat16", "256", "16", "2", "500", "MiB", ""),
+        ("memory", "ddrm", "blur", "deepinv", "float32", "256", "16", "2", "750", "MiB", ""),
+    )
+    assert [line.split(" | ")[-2:] for line in tables.speed()[2:]] == [
+        ["2.00", "- |"],
+        ["4.00", "2.0 % |"],
+        ["1.50", "- |"],
+    ]
+
+
+def test_the_exponent_is_that_of_a_line_through_the_logarithms(measured):
+    head = ("curve", "ddrm", "blur", "invdiff", "bfloat16 by side")
+    measured(*((*head, str(side), "1", "4", str(1e-5 * side**2)) for side in (128, 256, 1024)))
+    assert tables.curve()[2].startswith("| side | 4 | 128: 0.164, ")
+    assert tables.curve()[2].endswith(" | 2.00 |")
+
+
+def test_a_part_measured_anew_leaves_the_other_rows(tmp_path, monkeypatch):
+    made = [{"part": "outside", "solver": "ddrm", "value": "1"}, {"part": "curve", "solver": "ddrm", "value": "2"}]
+    monkeypatch.setattr(speed, "rows", lambda settings: iter(made))
+    speed.main(["--out", str(tmp_path / "speed.csv")])
+    made[:] = [{"part": "outside", "solver": "ddrm", "value": "3"}]
+    speed.main(["--out", str(tmp_path / "speed.csv")])
+    assert [row["value"] for row in rows.read(tmp_path / "speed.csv")] == ["3", "2"]
