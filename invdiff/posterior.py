@@ -251,7 +251,8 @@ class Posterior:
     def load(cls, path: str | os.PathLike[str]) -> Posterior:
         """Read what `save` wrote, or the folder of `sample(..., store=path)`, finished or not.
 
-        The draws are read when they are first used. Of a folder there are those that are finished, from the first on.
+        The draws are read when they are first used. Of a folder there are those that are finished, from the first on;
+        where its last run had draws="auto" and came to an end, as many as that run took, whatever else is there.
 
         Raises:
             FileNotFoundError: if there is no such file or folder.
@@ -268,7 +269,8 @@ class Posterior:
             stored = Stored(target)
             if stored.finished == 0:
                 raise ValueError(f"{target} holds no draws yet: run its sample(..., store=...) again to go on.")
-            return cls(stored, stored.record(), stored.attributes["label"])
+            auto = stored.attributes.get("auto")
+            return cls(stored, stored.record(None if auto is None else auto["draws"]), stored.attributes["label"])
         if not target.is_file():
             raise FileNotFoundError(f"{target} is not there: expected a file written by Posterior.save.")
         try:

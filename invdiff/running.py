@@ -227,6 +227,7 @@ def _fill(work: _Work, draws: int) -> bool:
     """Compute and write what is missing; whether Ctrl-C ended it early."""
     ensemble = work.ensemble
     todo = work.store.prepare(ensemble, draws)
+    work.store.forget_auto(draws)
     total = draws * ensemble.measurements
     already = total - sum(_count(ensemble, block, draws) for block in todo)
     with progress_bar(ensemble.solver, total, len(todo), work.progress, already) as bar:
@@ -243,6 +244,8 @@ def _fill_until(work: _Work, auto: Auto) -> tuple[bool, Watch]:
         while True:
             begin, end = end, _round(ensemble, auto, end, watch.expected, work.engine)
             todo = work.store.prepare(ensemble, end, begin)
+            if todo:
+                work.store.forget_auto(end)
             for block in ensemble.blocks(end):
                 if block.first_cloud * ensemble.kept >= begin and block not in todo:
                     bar.block(_count(ensemble, block, end))

@@ -120,6 +120,12 @@ class Store:
             shutil.rmtree(part, ignore_errors=True)
             folders.release(handle)
 
+    def forget_auto(self, draws: int) -> None:
+        """Take out the number at which a run stopped by itself, where one is about more draws than that."""
+        auto = self.attributes().get("auto")
+        if auto is not None and draws > auto["draws"]:
+            self.note("auto", None)
+
     def remove(self) -> None:
         """Take the folder away, at once, where it is to be laid out anew."""
         folders.remove(self.path)
@@ -234,11 +240,12 @@ class Store:
         return True
 
     def note(self, name: str, value: Any) -> None:
-        """Write a word of the run into the attributes of the root, which is replaced in one piece."""
+        """Write a word of the run into the attributes of the root, replaced in one piece; None takes it out."""
         with self._sentence():
             root, part = self.path / "zarr.json", self.path / "zarr.json.partial"
             content = json.loads(root.read_text())
-            content["attributes"][name] = value
+            content["attributes"] = {k: v for k, v in content["attributes"].items() if k != name}
+            content["attributes"] |= {} if value is None else {name: value}
             part.write_text(json.dumps(content, indent=2))
             os.replace(part, root)
 

@@ -78,7 +78,40 @@ def test_a_folder_gives_the_same_draws_and_says_so_when_loaded(run, tmp_path):
     more = _run(draws=len(run) + 8, tolerance=None, store=tmp_path / "run")
     assert torch.equal(more.draws[: len(run)], run.draws)
     assert "auto" not in Posterior.load(tmp_path / "run").record, "it was said of other draws"
+    assert len(Posterior.load(tmp_path / "run")) == len(more)
     assert torch.equal(_run(store=tmp_path / "run").draws, run.draws), "what else is there does not count"
+    assert torch.equal(Posterior.load(tmp_path / "run").draws, run.draws), "nor where it is loaded"
+
+
+def test_what_is_loaded_is_the_last_run_that_came_to_an_end(run, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    _run(store=folder)
+    fewer = _run(store=folder, tolerance=0.02)
+    assert len(fewer) < len(run)
+    loaded = Posterior.load(folder)
+    assert torch.equal(loaded.draws, fewer.draws)
+    assert (loaded.record["auto"], loaded.record["interrupted"]) == (fewer.record["auto"], False)
+    torch.testing.assert_close(loaded.mean(), fewer.mean())
+    # A number of draws that lies within is no further word on it, one beyond is.
+    _run(store=folder, draws=len(fewer) - 1, tolerance=None)
+    assert len(Posterior.load(folder)) == len(fewer)
+    _run(store=folder, draws=len(fewer) + 1, tolerance=None)
+    assert len(Posterior.load(folder)) == len(run)
+    # One that was stopped gives what is there.
+    _run(store=folder, tolerance=0.02)
+    outcomes = running._outcomes
+
+    def stopped(*args):
+        for outcome in outcomes(*args):
+            raise KeyboardInterrupt
+            yield outcome
+
+    monkeypatch.setattr(running, "_outcomes", stopped)
+    with pytest.warns(UserWarning, match="run it again to go on"):
+        _run(store=folder, tolerance=0.001, max_draws=len(run) + 40)
+    loaded = Posterior.load(folder)
+    assert "auto" not in loaded.record
+    assert len(loaded) >= len(run)
 
 
 def test_after_a_stop_it_goes_on_to_the_same_number(run, tmp_path, monkeypatch):

@@ -118,9 +118,7 @@ def test_point_estimates_have_no_draws_and_no_std(photo: Path, tmp_path: Path, s
 def test_degrade_then_restore_with_the_printed_command(
     photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], operator: str, file_format: str
 ) -> None:
-    given = {"blur": ["--psf-kind", "motion:5:30"], "downsample": ["--factor", 2]}.get(
-        operator, []
-    )
+    given = {"blur": ["--psf-kind", "motion:5:30"], "downsample": ["--factor", 2]}.get(operator, [])
     if operator == "mask":
         given = ["--keep", 0.5, "--mask-seed", 3]
     words = ["--operator", operator, *given, "--sigma", 0.05, "--seed", 1]
