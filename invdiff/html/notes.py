@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
 
 from ..contents import Contents
 from ..operators import Operator
 from ..posterior import Posterior
+from ..record import digest
 from ..rim import Rim
 from .pictures import Range, Strip
 
@@ -62,6 +66,11 @@ def notes_of(
         notes.append("The run keeps no measurement: give it with --measurement FILE.")
     elif y is not None and (y.ndim != 3 or y.shape[0] not in (1, 3)):
         notes.append(f"The measurement, of shape {' × '.join(map(str, y.shape))}, is no picture, and is not shown.")
+    if y is not None and _other(y, record):
+        notes.append(
+            "The measurement is not that of the run to the last bit, as a picture of it is rounded and clipped: what "
+            "is said of agreement with it is approximate."
+        )
     if operator is None:
         notes.append(
             "The operator cannot be built from what the run keeps, so that neither agreement with the measurement nor "
@@ -70,3 +79,11 @@ def notes_of(
     elif known.noise is None:
         notes.append("The noise level is not a number that the run keeps: give it with --sigma.")
     return notes
+
+
+def _other(y: Tensor, record: Mapping[str, Any]) -> bool:
+    """Whether a measurement is another one than the record's, as far as its hash can tell."""
+    known = record.get("y")
+    if not isinstance(known, Mapping) or known.get("dtype") != "float32" or list(y.shape) != known.get("shape"):
+        return False
+    return digest(y) != known.get("sha256")
