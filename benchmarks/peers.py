@@ -90,7 +90,8 @@ def deepinv(method: str, operator: Any, y: Tensor, slot: Slot, sigma_y: float, n
     """deepinv's method for one measurement y (*out_shape), which an ensemble repeats along its batch.
 
     Args:
-        method: ddrm, diffpir, dps, dps_annealed (its guidance="annealed"), pigdm, mmps, pnp_hqs or red_gd.
+        method: ddrm, diffpir, dps, dps_annealed (its guidance="annealed"), pigdm, mmps, dpir (its `optim.DPIR`),
+            pnp_hqs (the same, of as many steps as asked for) or red_gd.
         operator: a deepinv physics with its noise.
         y: the measurement.
         slot: the denoiser.
@@ -117,7 +118,9 @@ def deepinv(method: str, operator: Any, y: Tensor, slot: Slot, sigma_y: float, n
             sde=sampling.VariancePreservingDiffusion(alpha=1.0, dtype=torch.float64),
             solver=sampling.DDPMSolver(timesteps=steps),
         )
-    elif method == "pnp_hqs":
+    elif method == "dpir" and nfe is None:
+        made = dinv.optim.DPIR(sigma=sigma_y, denoiser=network)
+    elif method in ("dpir", "pnp_hqs"):
         # The annealing of DPIR, which deepinv documents for HQS, stretched over the steps asked for.
         levels = torch.logspace(np.log10(49 / 255), np.log10(sigma_y), nfe or 8)
         settings = {"stepsize": (levels / max(0.01, sigma_y)) ** 2 / 0.23, "g_param": levels}

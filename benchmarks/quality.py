@@ -12,21 +12,29 @@ fixed places), measured by
 with Gaussian noise of --sigma-y. The network is the shipped prior for all. At equal cost (mode "equal"): a draw of KPS
 with 30 steps and 3 products comes first, and each of the others takes as many steps as cost the same, a forward for a
 call and two more for a pass back; plug-and-play methods, whose result is one image, have their own number of steps.
-Reported per crop and method: PSNR and SSIM of the draws' mean and of a draw, fair CRPS, coverage of central 90 %
-intervals, seconds of all draws. A point estimate's CRPS is its mean absolute error.
+deepinv's `dpir` is its `optim.DPIR` with our prior as the denoiser. The clouds of TDS, FPS-SMC and MCGDiff have as
+many particles as there are draws, all of which are kept, and so dependent. Left out are KPSCloud, whose clouds of 256
+cost as many times more, and PnPDM, whose diffusions of up to 100 steps leave it hardly two iterations at this cost.
 
-The folder of the data is INVDIFF_DATA. Rows that stand in the CSV are kept, and not computed again.
+Reported per crop and method: PSNR and SSIM of the draws' mean and of a draw, fair CRPS, coverage of central 90 %
+intervals (of (K - 1) / (K + 1) where there are K < 19 draws), processor seconds of all draws. A point estimate's CRPS
+is its mean absolute error, its PSNR is held against that of means.
+
+Crops come one after another, the sets in turn, each with all tasks, noises and methods, so that what is finished at
+any time is a fair part of the whole. The folder of the data is INVDIFF_DATA. Rows that stand in the CSV are kept, and
+not computed again. Two processes share the work by --part 0/2 and --part 1/2, each with a CSV of its own; --merge puts
+those together.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
+import itertools
 import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +53,21 @@ from invdiff.scores import fair_crps
 from . import peers
 from .denoising import load_image
 from .restoration import crop
-from .rows import Row, read, write
+from .rows import Row, merge, read, write
 
 RESULTS = Path(__file__).parent / "results" / "quality.csv"
 SETS = ("Set5", "CBSD68", "Kodak24")
 TASKS = ("blur", "motion", "down4", "inpaint70", "inpaint92", "box", "gray")
 REFERENCE = "invdiff kps"
 # What a step costs: a forward for a call, two more for a pass back; of MMPS it depends on how a library solves for it.
-DRAWN = {"kps": 0, "ddrm": 1, "diffpir": 1, "pigdm": 3, "dps": 3, "mmps": 3, "dps_annealed": 3}
-DRAWN |= {"deepinv mmps": 7, "azula mmps": 5}
-OURS = ("kps", "ddrm", "diffpir", "pigdm", "mmps", "dps", "pnp_hqs", "red_gd")
+DRAWN = {"kps": 0, "ddrm": 1, "ddnm": 1, "diffpir": 1, "reddiff": 1, "mcgdiff": 1, "fps_smc": 1, "daps": 5, "tmpd": 5}
+DRAWN |= {"pigdm": 3, "dps": 3, "mmps": 3, "dps_annealed": 3, "tds": 3, "deepinv mmps": 7, "azula mmps": 5}
+CLOUDS = ("tds", "fps_smc", "mcgdiff")
+OURS = ("kps", "ddrm", "ddnm", "diffpir", "pigdm", "mmps", "tmpd", "dps", "daps", "reddiff", *CLOUDS)
+OURS += ("pnp_hqs", "pnp_admm", "pnp_pgd", "red_gd", "red_fp", "red_admm")
 THEIRS = {
-    "deepinv": ("ddrm", "diffpir", "pigdm", "mmps", "dps", "dps_annealed", "pnp_hqs"),
-    "azula": ("diffpir", "pigdm", "mmps", "dps"),
+    "deepinv": ("ddrm", "diffpir", "pigdm", "mmps", "dps", "dps_annealed", "dpir"),
+    "azula": ("diffpir", "pigdm", "mmps", "dps", "tmpd"),
 }
 METHODS = tuple(f"invdiff {name}" for name in OURS) + tuple(
     f"{library} {name}" for library, names in THEIRS.items() for name in names
@@ -68,9 +78,10 @@ QUICK = (
     "invdiff pnp_hqs",
     "deepinv ddrm",
     "deepinv diffpir",
-    "deepinv pnp_hqs",
+    "deepinv dpir",
     "azula mmps",
 )
+RANKED = {"psnr_mean": "PSNR of the mean, dB", "crps": "CRPS", "coverage": "coverage error"}
 FIGURES = ("psnr_mean", "psnr_draw", "ssim_mean", "ssim_draw", "crps", "coverage", "seconds")
 KEY = ("image", "task", "sigma_y", "size", "draws", "method")
 COLUMNS = (*KEY, "steps", "nfe", "nfe_backward", *FIGURES)
@@ -106,7 +117,10 @@ def crops(data: Path, sets: Sequence[str], count: int, size: int) -> list[tuple[
 
 def own(name: str, likelihood: Likelihood, prior: Prior, draws: int, steps: int | None) -> tuple[Posterior, Row]:
     """One of our solvers: its draws, and what they took."""
-    options = {"steps": 30, "products": 3} if name == "kps" else {} if steps is None else {"steps": steps}
+    options: dict[str, Any] = (
+        {"steps": 30, "products": 3} if name == "kps" else {} if steps is None else {"steps": steps}
+    )
+    options |= {"particles": draws, "keep": "cloud"} if name in CLOUDS else {}
     solver = solvers.load(name, **options)
     posterior = sample(solver, likelihood, prior, draws=draws if solver.stochastic else 1, progress=False)
     taken = getattr(solver, "steps", getattr(solver, "iterations", ""))
@@ -125,11 +139,16 @@ def peer(
     slot = Counted(prior)
     torch.manual_seed(0)
     build = getattr(peers, library)
-    point = name == "pnp_hqs"
+    point = name == "dpir"
     made = build(name, own_operator, likelihood.batched_y[0], slot, level, steps)(1 if point else draws)
     each = draws if (library, name) == ("azula", "dps") else 1
     row = {"steps": str(steps or ""), "nfe": f"{slot.calls / each:.0f}", "nfe_backward": f"{slot.backward / each:.0f}"}
     return Posterior(made.float(), {}, "point estimate" if point else "uncalibrated spread"), row
+
+
+def nominal(draws: int) -> float:
+    """The level of the intervals that so many draws can give, 90 % at most."""
+    return min(0.9, (draws - 1) / (draws + 1))
 
 
 def figures(posterior: Posterior, truth: Tensor) -> dict[str, float]:
@@ -139,7 +158,7 @@ def figures(posterior: Posterior, truth: Tensor) -> dict[str, float]:
     found = {"psnr_mean": float(psnr(mean[None], truth[None])), "ssim_mean": float(ssim(mean[None], truth[None]))}
     if posterior.point:
         return found | {"crps": float((mean - truth).abs().mean())}
-    low, high = posterior.interval(0.9)
+    low, high = posterior.interval(nominal(len(draws)))
     return found | {
         "psnr_draw": float(psnr(draws, many).mean()),
         "ssim_draw": float(ssim(draws, many).mean()),
@@ -153,32 +172,94 @@ def rows(settings: argparse.Namespace, standing: Sequence[Row]) -> Iterator[Row]
     have = {tuple(row[key] for key in KEY): row for row in standing}
     data, prior = Path(os.environ["INVDIFF_DATA"]), priors.load("natural")
     forward = operators(settings.size, data)
-    for image, truth in crops(data, settings.sets, settings.crops, settings.size):
-        for task in settings.tasks:
-            z = forward[task](truth[None])[0]
-            generator = torch.Generator().manual_seed(zlib.crc32(f"{image} {task}".encode()))
-            y = z + settings.sigma_y * torch.randn(z.shape, generator=generator)
-            likelihood = Likelihood(y, forward[task], GaussianNoise(settings.sigma_y))
-            cost = 0
-            for method in dict.fromkeys((REFERENCE, *settings.methods)):
-                head = [image, task, settings.sigma_y, settings.size, settings.draws, method]
-                row = dict(zip(KEY, map(str, head), strict=True))
-                key = tuple(row.values())
-                if key not in have:
-                    library, name = method.split()
-                    share = DRAWN.get(method, DRAWN.get(name, 0))
-                    steps = math.ceil(cost / share) if share else None
-                    make: Callable[..., Any] = own if library == "invdiff" else functools.partial(peer, library)
-                    clock = time.monotonic()
-                    outcome = make(name, likelihood, prior, settings.draws, steps)
-                    if outcome is None:
-                        continue
-                    values = figures(outcome[0], truth) | {"seconds": time.monotonic() - clock}
-                    row |= outcome[1] | {figure: f"{value:.5g}" for figure, value in values.items()}
-                    have[key] = row
-                    yield row
-                if method == REFERENCE:
-                    cost = int(have[key]["nfe"]) + 2 * int(have[key]["nfe_backward"])
+    first, parts = settings.part
+    chosen = crops(data, settings.sets, settings.crops, settings.size)[first::parts]
+    for (image, truth), sigma_y, task in itertools.product(chosen, settings.sigma_y, settings.tasks):
+        z = forward[task](truth[None])[0]
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{image} {task}".encode()))
+        y = z + sigma_y * torch.randn(z.shape, generator=generator)
+        likelihood = Likelihood(y, forward[task], GaussianNoise(sigma_y))
+        cost = 0
+        for method in dict.fromkeys((REFERENCE, *settings.methods)):
+            row = dict(zip(KEY, map(str, [image, task, sigma_y, settings.size, settings.draws, method]), strict=True))
+            key = tuple(row.values())
+            if key not in have:
+                clock = time.process_time()
+                outcome = _made(method, likelihood, prior, settings.draws, cost)
+                if outcome is None:
+                    continue
+                values = figures(outcome[0], truth) | {"seconds": time.process_time() - clock}
+                row |= outcome[1] | {figure: f"{value:.5g}" for figure, value in values.items()}
+                have[key] = row
+                yield row
+            if method == REFERENCE:
+                cost = int(have[key]["nfe"]) + 2 * int(have[key]["nfe_backward"])
+
+
+def _made(method: str, likelihood: Likelihood, prior: Prior, draws: int, cost: int) -> tuple[Posterior, Row] | None:
+    """What a method gives at this cost; None where it does not take the operator."""
+    library, name = method.split()
+    share = DRAWN.get(method, DRAWN.get(name, 0))
+    steps = max(2, math.ceil(cost / share)) if share else None
+    if library == "invdiff":
+        return own(name, likelihood, prior, draws, steps)
+    return peer(library, name, likelihood, prior, draws, steps)
+
+
+def ranks(found: Sequence[Row]) -> list[str]:
+    """Markdown: the place of KPS among all methods, crop by crop, and its distance to the best of the others.
+
+    A method's distance to KPS is the mean over the crops that both have, in brackets its 95 % interval; that of
+    coverage is how much further the coverage of all these crops is from nominal.
+    """
+    heads = ("task", "noise", "crops", *(f"KPS in {words}" for words in RANKED.values()))
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+    for (sigma_y, task), here in sorted(
+        _by_case(found).items(), key=lambda case: (case[0][0], TASKS.index(case[0][1]))
+    ):
+        reference = here.get(REFERENCE, {})
+        cells = [_place(here, figure) for figure in RANKED]
+        lines.append(f"| {' | '.join((task, sigma_y, str(len(reference)), *cells))} |")
+    return lines
+
+
+def _by_case(found: Sequence[Row]) -> dict[tuple[str, str], dict[str, dict[str, Row]]]:
+    """Rows by noise and task, in them by method, in them by image."""
+    cases: dict[tuple[str, str], dict[str, dict[str, Row]]] = {}
+    for row in found:
+        cases.setdefault((row["sigma_y"], row["task"]), {}).setdefault(row["method"], {})[row["image"]] = row
+    return cases
+
+
+def _place(here: dict[str, dict[str, Row]], figure: str) -> str:
+    """The place of KPS, and by how much it is better than the best of the others, or worse."""
+    kps, sign = here.get(REFERENCE, {}), {"psnr_mean": 1, "crps": -1}.get(figure)
+    gains: dict[str, list[float]] = {}
+    for method, others in here.items():
+        names = sorted(name for name in set(kps) & set(others) if others[name].get(figure))
+        if method == REFERENCE or not names:
+            continue
+        pairs = [(float(kps[name][figure]), float(others[name][figure])) for name in names]
+        if sign:
+            gains[method] = [sign * (ours - theirs) for ours, theirs in pairs]
+        else:
+            # The distance of the mean coverage from nominal, where too much and too little of single crops cancel.
+            level = nominal(int(kps[names[0]]["draws"]))
+            sides = [math.copysign(1, sum(values) / len(values) - level) for values in zip(*pairs, strict=True)]
+            gains[method] = [sides[1] * (theirs - level) - sides[0] * (ours - level) for ours, theirs in pairs]
+    if not gains:
+        return "-"
+    means = {method: sum(values) / len(values) for method, values in gains.items()}
+    best = min(means, key=lambda method: means[method])
+    rank = 1 + sum(mean < 0 for mean in means.values())
+    digits = 2 if figure == "psnr_mean" else 4 if figure == "crps" else 3
+    ahead = [value if rank == 1 else -value for value in gains[best]]
+    said = f"{abs(means[best]):.{digits}f}"
+    if len(ahead) > 1:
+        low, high = interval(ahead)
+        said += f" [{low:.{digits}f}, {high:.{digits}f}]"
+    of = f"{rank} of {len(gains) + 1}"
+    return f"{of}, {said} ahead of {best}" if rank == 1 else f"**not first: {of}**, {said} behind {best}"
 
 
 def table(found: Sequence[Row]) -> list[str]:
@@ -214,29 +295,51 @@ def _text(here: dict[str, Row], reference: dict[str, Row], names: Sequence[str],
     return f"{text} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
+def part_of(word: str) -> tuple[int, int]:
+    """ "1/2", the second of two parts, as (1, 2).
+
+    Raises:
+        ArgumentTypeError: it is not k/n with 0 <= k < n.
+    """
+    first, _, parts = word.partition("/")
+    if not (first.isdigit() and parts.isdigit() and int(first) < int(parts)):
+        raise argparse.ArgumentTypeError(f"{word!r} is no part: expected 0/2 or 1/2, say.")
+    return int(first), int(parts)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one 32x32 crop, six methods, two tasks: 2 minutes")
+    parser.add_argument("--quick", action="store_true", help="one 32x32 crop, seven methods, two tasks: 2 minutes")
     parser.add_argument("--sets", nargs="*", default=list(SETS), choices=SETS, metavar="SET")
     parser.add_argument("--crops", type=int, default=4, help="images of each set")
-    parser.add_argument("--size", type=int, default=64, help="side of a crop, pixels")
-    parser.add_argument("--draws", type=int, default=19)
-    parser.add_argument("--sigma-y", type=float, default=0.05)
+    parser.add_argument("--size", type=int, default=48, help="side of a crop, pixels")
+    parser.add_argument("--draws", type=int, default=16)
+    parser.add_argument("--sigma-y", type=float, nargs="+", default=[0.01, 0.05])
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS, metavar="TASK")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS, metavar="METHOD")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--part", type=part_of, default=(0, 1), metavar="K/N", help="every N-th crop from the K-th on")
+    parser.add_argument("--merge", action="store_true", help="put the CSVs of the parts together, and measure nothing")
+    parser.add_argument("--out", type=Path, help="results/quality.csv; quality_quick.csv, quality_part0of2.csv")
     settings = parser.parse_args(argv)
+    whole = settings.out or RESULTS
+    if settings.merge:
+        parts = [row for path in sorted(whole.parent.glob(f"{whole.stem}_part*.csv")) for row in read(path)]
+        write(whole, COLUMNS, merge(read(whole), parts, KEY))
+        return
     if not os.environ.get("INVDIFF_DATA"):
         raise SystemExit("INVDIFF_DATA is not set: expected the folder that holds test/ and kernels/.")
+    out = whole
     if settings.quick:
         settings.sets, settings.crops, settings.size, settings.methods = SETS[:1], 1, 32, list(QUICK)
-        settings.tasks, settings.out = ["blur", "inpaint70"], settings.out.with_name("quality_quick.csv")
-    found = read(settings.out)
-    for row in rows(settings, found):
+        settings.tasks, settings.sigma_y, out = ["blur", "inpaint70"], [0.05], whole.with_name("quality_quick.csv")
+    elif settings.part[1] > 1:
+        out = whole.with_name(f"{whole.stem}_part{settings.part[0]}of{settings.part[1]}.csv")
+    found, standing = read(out), read(whole)
+    for row in rows(settings, [*standing, *found]):
         found.append(row)
-        write(settings.out, COLUMNS, found)
-        print(*(row.get(key, "") for key in ("image", "task", "method", "nfe", *FIGURES)), flush=True)
-    print("\n".join(table(found)))
+        write(out, COLUMNS, found)
+        print(*(row.get(key, "") for key in ("image", "task", "sigma_y", "method", "nfe", *FIGURES)), flush=True)
+    print("\n".join([*ranks(found), "", *table(found)]))
 
 
 if __name__ == "__main__":

@@ -142,6 +142,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "limit": limit,
     "curve": curve,
     "photographs": rest("restoration.csv", lambda found: restoration.short(found, 48)),
+    "ranks": rest("quality.csv", quality.ranks),
     "quality": rest("quality.csv", quality.table),
     "calibration": rest("calibration.csv", calibration.table),
 }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import types
 
 import pytest
 import torch
 
 from benchmarks import posterior_peers, quality
-from invdiff import Likelihood, compare
+from invdiff import Likelihood, Posterior, compare, solvers
 from invdiff.noise import GaussianNoise
 from invdiff.operators import Mask, random_mask
 from invdiff.priors.base import as_prior
@@ -42,12 +43,28 @@ def test_a_peer_takes_the_evaluations_that_it_is_given(method):
     assert share * STEPS == STEPS + 2 * int(made[1]["nfe_backward"])
 
 
+def test_deepinvs_dpir_has_its_own_steps():
+    pytest.importorskip("deepinv", reason="the optional package deepinv is not installed")
+    made = quality._made("deepinv dpir", task(), shrunk, 2, 100)
+    assert made is not None
+    assert made[0].point
+    assert (made[1]["nfe"], made[0].shape) == ("8", (1, *SHAPE))
+
+
 def test_our_methods_cost_what_is_counted():
     for name in quality.OURS:
         share = quality.DRAWN.get(name)
         if share:
-            row = quality.own(name, task(), shrunk, 1, STEPS)[1]
+            made, row = quality.own(name, task(), shrunk, 4, STEPS)
             assert (name, int(row["nfe"]) + 2 * int(row["nfe_backward"])) == (name, share * STEPS)
+            assert len(made) == 4
+
+
+def test_every_solver_for_a_likelihood_is_compared_or_named_as_left_out():
+    named = {name for name in solvers.names() if not isinstance(solvers.load(name), solvers.PriorSampler)}
+    assert named - set(quality.OURS) == {"kps_cloud", "pnpdm"}
+    assert "KPSCloud" in quality.__doc__
+    assert "PnPDM" in quality.__doc__
 
 
 def test_intervals_of_the_table_are_those_of_compare():
@@ -59,6 +76,63 @@ def test_intervals_of_the_table_are_those_of_compare():
     ]
     low, high = compare.interval([-1, -2, -3])
     assert quality.table(rows)[-1].split(" | ")[3:5] == ["5 + 2", f"23.00 [{low:+.2f}, {high:+.2f}]"]
+
+
+def case(method, psnr, crps, coverage):
+    head = {"sigma_y": "0.05", "task": "blur", "draws": "19", "method": method}
+    figures = zip(psnr, crps, coverage, strict=True)
+    return [
+        head | {"image": str(place), "psnr_mean": str(a), "crps": str(b), "coverage": str(c)}
+        for place, (a, b, c) in enumerate(figures)
+    ]
+
+
+def test_where_we_are_not_first_it_says_so():
+    rows = case("invdiff kps", (20, 22), (0.02, 0.03), (0.95, 0.87))
+    rows += case("azula mmps", (19, 21), (0.03, 0.04), (0.8, 0.8)) + case(
+        "deepinv dpir", (21, 23), (0.05, 0.06), ("", "")
+    )
+    task, sigma, crops, psnr, crps, coverage = quality.ranks(rows)[-1].strip("| ").split(" | ")
+    assert (task, sigma, crops) == ("blur", "0.05", "2")
+    assert psnr == "**not first: 2 of 3**, 1.00 [1.00, 1.00] behind deepinv dpir"
+    assert crps == "1 of 3, 0.0100 [0.0100, 0.0100] ahead of azula mmps"
+    # 0.91 against 0.80.
+    assert coverage.startswith("1 of 2, 0.090 [")
+
+
+@pytest.mark.parametrize(("draws", "level"), [(8, 7 / 9), (16, 15 / 17), (19, 0.9), (32, 0.9)])
+def test_the_level_that_so_many_draws_give(draws, level):
+    assert quality.nominal(draws) == pytest.approx(level)
+    low, high = Posterior(torch.arange(float(draws))[:, None], {}).interval(quality.nominal(draws))
+    assert 0 <= float(low) < float(high) <= draws - 1
+
+
+def test_two_parts_put_together_are_the_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("INVDIFF_DATA", str(tmp_path))
+    monkeypatch.setattr(quality, "priors", types.SimpleNamespace(load=lambda name: shrunk))
+    monkeypatch.setattr(quality, "operators", lambda size, data: {"inpaint70": task().operator})
+    monkeypatch.setattr(quality, "crops", lambda *_: [(f"S/{k}", torch.full(SHAPE, k / 4)) for k in range(3)])
+    common = ["--tasks", "inpaint70", "--methods", "invdiff pnp_hqs", "--draws", "2", "--size", "12"]
+    for part in (["--part", "1/2"], ["--part", "0/2"], ["--merge"]):
+        quality.main([*common, *part, "--out", str(tmp_path / "quality.csv")])
+    found = quality.read(tmp_path / "quality.csv")
+    assert len(quality.read(tmp_path / "quality_part1of2.csv")) == 4
+    assert {(row["image"], row["sigma_y"], row["method"]) for row in found} == {
+        (f"S/{k}", sigma, f"invdiff {name}")
+        for k in range(3)
+        for sigma in ("0.01", "0.05")
+        for name in ("kps", "pnp_hqs")
+    }
+    # Nothing is computed twice.
+    monkeypatch.setattr(quality, "_made", None)
+    quality.main([*common, "--out", str(tmp_path / "quality.csv")])
+
+
+@pytest.mark.parametrize("word", ["2/2", "1", "a/2", "1/0"])
+def test_what_is_no_part_is_refused(word, capsys):
+    with pytest.raises(SystemExit):
+        quality.main(["--part", word])
+    assert "is no part: expected 0/2 or 1/2, say." in capsys.readouterr().err
 
 
 def test_a_case_alone_keeps_the_rows_of_the_others(tmp_path, monkeypatch):
