@@ -116,7 +116,7 @@ class Likelihood:
 
         Closed form for operators with an SVD and one Gaussian sigma per member; whitened conjugate gradients for a
         sigma per pixel or any other linear operator. For Poisson noise closed form with a mask, and never negative;
-        with other operators Newton with conjugate gradients, which does not know that light is not negative. With
+        with other operators Newton with conjugate gradients, and a barrier where A x would be negative. With
         sigma = 0 it is the projection of z onto the solutions of A x = y nearest to them.
 
         Args:

@@ -42,10 +42,13 @@ def poisson_prox(operator: LinearOperator, y: Tensor, gain: float, z: Tensor, rh
 
 
 def newton_prox(operator: LinearOperator, y: Tensor, gain: float, z: Tensor, rho: Tensor) -> Tensor:
-    """argmin over x of sum(A x / g - (y / g) log(A x)) + rho / 2 |x - z|^2, member by member.
+    """argmin over x with A x >= 0 of sum(A x / g - (y / g) log(A x)) + rho / 2 |x - z|^2, member by member.
 
-    Newton steps, each solved by conjugate gradients and shortened until the objective falls and A x stays positive
-    where photons were counted. Where none was counted (y = 0) the term is A x / g, also for A x < 0.
+    First with A x / g, also for A x < 0, where no photon was counted (y = 0): where its minimum has A x >= 0 it is the
+    one looked for. Elsewhere by a barrier: m photons are taken for none, which keep A x positive, and m falls to 0.001,
+    in float64 to 1e-6; by duality the objective is then at most m above its minimum for each pixel without photons
+    (Boyd, Vandenberghe 2004, "Convex Optimization", section 11.2). Where A of a constant
+    image is not positive A x / g stays.
 
     Args:
         operator: linear A.
@@ -62,6 +65,22 @@ def newton_prox(operator: LinearOperator, y: Tensor, gain: float, z: Tensor, rho
         # What is no image has no prox: lifted to a start where A x is positive, it would become one.
         return torch.where(fine, newton_prox(operator, y, gain, torch.where(fine, z, 0.5), rho), torch.nan)
     count = (y / gain).expand(z.shape[0], *y.shape[1:])
+    x = _newton(operator, count, gain, z, rho, _positive_start(operator, z, count > 0))
+    dark = (count == 0) & (operator.forward(torch.full_like(z, 0.5)) > 1e-4)
+    negative = (dark & (operator.forward(x) < 0)).flatten(1).any(1)
+    if not bool(negative.any()):
+        return x
+    held = _positive_start(operator, z, dark | (count > 0))
+    for power in range(1, 7 if z.dtype == torch.float64 else 4):
+        held = _newton(operator, torch.where(dark, 10.0**-power, count), gain, z, rho, held)
+    return torch.where(negative.reshape((-1,) + (1,) * (z.ndim - 1)), held, x)
+
+
+def _newton(operator: LinearOperator, count: Tensor, gain: float, z: Tensor, rho: Tensor, x: Tensor) -> Tensor:
+    """The minimum from x on, by Newton steps, each solved by conjugate gradients.
+
+    They are shortened until the objective falls and A x stays positive where photons were counted.
+    """
     counted = count > 0
 
     def objective(x: Tensor, ax: Tensor) -> Tensor:
@@ -73,7 +92,6 @@ def newton_prox(operator: LinearOperator, y: Tensor, gain: float, z: Tensor, rho
     def along(step: Tensor, x: Tensor) -> Tensor:
         return step.reshape((-1,) + (1,) * (x.ndim - 1)) * x
 
-    x = _positive_start(operator, z, counted)
     ax = operator.forward(x)
     value = objective(x, ax)
     tolerance = 1e-10 if z.dtype == torch.float64 else 1e-6
@@ -110,7 +128,7 @@ def newton_prox(operator: LinearOperator, y: Tensor, gain: float, z: Tensor, rho
         moving = moving & (size > tolerance)
         if not bool(moving.any()):
             return x
-    warnings.warn("The Poisson prox stopped after 60 Newton steps: use a larger rho or gain.", stacklevel=4)
+    warnings.warn("The Poisson prox stopped after 60 Newton steps: use a larger rho or gain.", stacklevel=5)
     return x
 
 

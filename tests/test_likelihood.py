@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -110,15 +111,17 @@ def test_poisson_prox_is_the_minimiser(name):
     best = objective(found)
     generator = torch.Generator().manual_seed(2)
     ax = operator(found)
-    slope = operator.adjoint(1 - torch.where(y > 0, y / ax, 0)) / gain + rho * (found - z)
-    # At the border of no light the objective may rise inwards.
+    # At the border of no light the objective may rise inwards: the barrier's 1e-6 photons hold against it.
+    none = torch.where(ax < 1e-5, 1e-6 / ax.clamp_min(1e-12), 0.0) if name != "identity" else 0.0
+    slope = operator.adjoint(1 / gain - torch.where(y > 0, y / ax / gain, none)) + rho * (found - z)
     border = (found == 0) & (name == "identity")
     assert float(slope[~border].abs().max()) < 1e-5 * rho
     assert bool((slope[border] >= 0).all())
     for size in (1e-1, 1e-2, 1e-3):
         other = found + size * torch.randn(found.shape, generator=generator, dtype=torch.float64)
-        value = objective(other.clamp_min(0) if name == "identity" else other)
-        assert bool((value > best).logical_or(value.isnan()).all())
+        other = other.clamp_min(0) if name == "identity" else other
+        unlit = (operator(other) < 0).flatten(1).any(1)
+        assert bool((objective(other) > best).logical_or(unlit).all())
 
 
 def test_poisson_prox_with_no_photons_at_all():
@@ -144,6 +147,44 @@ def test_the_poisson_prox_of_a_mask_is_the_minimiser_and_never_negative():
     value = rate - torch.special.xlogy(y / gain, rate) + rho.reshape(2, 1, 1, 1) / 2 * (grid - z).square()
     best = grid.flatten()[value.argmin(0)]
     torch.testing.assert_close(torch.where(mask > 0, found, best), best, atol=1.1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-5), (torch.float32, 5e-3)])
+def test_the_poisson_prox_of_a_blur_keeps_to_light_that_is_not_negative(dtype, error):
+    optimize = pytest.importorskip("scipy.optimize", reason="the optional package scipy is not installed")
+    operator, gain, rho = Blur(torch.tensor([[0.2, 0.5, 0.3]]), (1, 1, 8), boundary="circular"), 0.1, 20.0
+    generator = torch.Generator().manual_seed(0)
+    z = 0.4 * torch.randn(3, 1, 1, 8, generator=generator, dtype=torch.float64)
+    z[2] = 0.5
+    y = gain * torch.tensor([0, 0, 3, 0, 0, 1, 0, 0], dtype=torch.float64).expand(3, 1, 1, 8)
+    found = Likelihood(y.to(dtype), operator, PoissonNoise(gain)).prox(z.to(dtype), rho)
+    matrix = dense(operator).numpy()
+    for j in range(3):
+        count, start = (y[j] / gain).flatten().numpy(), z[j].flatten().numpy()
+
+        def objective(x, count=count, start=start):
+            light = matrix @ x
+            logs = np.log(np.maximum(light, 1e-9))
+            return light.sum() / gain - (count * logs).sum() + rho / 2 * ((x - start) ** 2).sum()
+
+        bounds = optimize.LinearConstraint(matrix, 1e-9, np.inf)
+        best = optimize.minimize(
+            objective, np.full(8, 0.5), method="SLSQP", constraints=bounds, options={"ftol": 1e-14, "maxiter": 500}
+        )
+        assert objective(found[j].flatten().double().numpy()) < best.fun + 8e-3
+        np.testing.assert_allclose(found[j].flatten(), best.x, atol=max(error, 1e-4))
+    assert bool((operator(found) >= 0).all())
+    # The barrier matters: without light's border the minimum lies beyond it.
+    assert float(operator(found)[:2].min()) < 1e-2 * gain
+
+
+def test_light_that_nobody_counted_is_held_where_the_operator_sees_at_all():
+    # The second row sees nothing, and nothing is asked of it.
+    operator = Matrix(torch.tensor([[1.0, 1.0], [0.0, 0.0]], dtype=torch.float64))
+    z = torch.tensor([[-1.0, -3.0]], dtype=torch.float64)
+    found = Likelihood(torch.zeros(2, dtype=torch.float64), operator, PoissonNoise(0.1)).prox(z, 5.0)
+    # The nearest point of x1 + x2 = 0.
+    torch.testing.assert_close(found, torch.tensor([[1.0, -1.0]], dtype=torch.float64), atol=1e-5, rtol=0)
 
 
 def test_exact_and_noisy_measurements_of_one_operator():
