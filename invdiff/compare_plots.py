@@ -160,7 +160,7 @@ def spread_plot(sweep: Sweep) -> Figure:
         axes.set_title(sweep.title(task), loc="left")
         axes.set_xlabel("error of the mean (RMSE)")
         axes.set_ylabel("spread of the draws (RMS std)")
-        panels.append(Panel(axes, names if len(names) <= _EACH else _last_of_each(names), points))
+        panels.append(Panel(axes, _last_of_each(names), points))
     drawn = [job for jobs in found.values() for job in jobs]
     said = "A mark an image. Grey line: the spread is as large as the error; below it the draws are too sure."
     _legend(plot, drawn, marks, said)
@@ -275,15 +275,17 @@ def _last_of_each(names: Sequence[Name]) -> list[Name]:
 
 
 def _legend(plot: Figure, jobs: Sequence[Job], marks: Mapping[str, str], said: str) -> None:
-    """Below the panels: which mark is which solver, where there are several, and a sentence on marks and bars."""
+    """Below the panels, in a figure that is higher by it: marks and bars in words, and the marks of several solvers."""
     from matplotlib.lines import Line2D
 
     shown = list(dict.fromkeys(_plain(job, "solver") for job in jobs))
     names = shown if len(shown) > 1 else []
     handles = [Line2D([], [], linestyle="", marker=marks[name], color=GREY, label=name) for name in names]
+    lines = textwrap.wrap(said, int(plot.get_figwidth() / 0.058))
+    plot.set_figheight(plot.get_figheight() + 0.14 * (len(lines) + bool(names)))
     legend = plot.legend(
         handles=handles,
-        title="\n".join(textwrap.wrap(said, int(plot.get_figwidth() / 0.058))),
+        title="\n".join(lines),
         title_fontsize=7,
         loc="outside lower center",
         ncols=min(max(len(handles), 1), 6),

@@ -10,6 +10,7 @@ import csv
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -186,9 +187,14 @@ def _why_not(place: Path) -> str:
     return f"{status}, left out ({sentence.rstrip('.')})."
 
 
-def _place(job: Job) -> tuple[int, str]:
+def _place(job: Job) -> tuple[Any, ...]:
+    """By prior and then by solver, steps=5 before steps=12."""
     prior = job.names["prior"].partition(" ")[0]
-    return _ORDER.index(prior) if prior in _ORDER else len(_ORDER), job.path
+    place = _ORDER.index(prior) if prior in _ORDER else len(_ORDER)
+    # Of the parts every second is a number.
+    parts = [re.split(r"(\d+)", job.names[part]) for part in METHOD]
+    numbered = [[int(text) if number % 2 else text for number, text in enumerate(own)] for own in parts]
+    return place, *numbered, job.path
 
 
 def _read_job(place: Path, path: str) -> tuple[Job, list[str]]:

@@ -173,6 +173,15 @@ def test_namesakes_are_told_apart_by_what_differs(tmp_path):
     assert remark(sweep, "seed_1_again") == "seed_1_again: has the same settings as seed_1 and is left out."
 
 
+def test_namesakes_stand_in_the_order_of_their_numbers(tmp_path):
+    for steps in (20, 100, 5):
+        settings = {"solver": {"steps": steps}}
+        write_job(tmp_path, f"a{steps}", figures=rows([20.0]), settings=settings, pictures=False)
+    write_job(tmp_path, "last", prior="natural", figures=rows([20.0]), pictures=False)
+    write_job(tmp_path, "weak", prior="gaussian", figures=rows([20.0]), pictures=False)
+    assert [job.path for job in read_sweep(tmp_path).jobs] == ["weak", "a5", "a20", "a100", "last"]
+
+
 def test_the_reference(tmp_path):
     write_sweep(tmp_path, ["blur"])
     jobs = read_sweep(tmp_path).jobs

@@ -235,6 +235,20 @@ def test_many_curves_name_each_prior_once(tmp_path):
     assert sorted(texts(axes)) == ["natural", "tv"]
 
 
+def test_nothing_of_a_panel_alone_leaves_its_figure(tmp_path):
+    """Also with a long line below and the marks of several solvers."""
+    for solver in ("pnp_hqs", "kps"):
+        figures = rows([20.0, 22.0], draws=8 * (solver == "kps"))
+        write_job(tmp_path, solver, solver=solver, figures=figures, pictures=False)
+    plot = cost_plot(read_sweep(tmp_path), "nfe")
+    (axes,) = plot.axes
+    whole = plot.bbox.extents
+    for part in (axes.yaxis.label, axes.xaxis.label, plot.legends[0]):
+        left, low, right, high = part.get_window_extent().extents
+        assert whole[0] <= left < right <= whole[2]
+        assert whole[1] <= low < high <= whole[3]
+
+
 def test_passes_back_are_calls(tmp_path):
     figures = rows([20.0, 22.0], nfe=24)
     for row in figures.values():
