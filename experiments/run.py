@@ -266,6 +266,19 @@ def _names(cfg: DictConfig) -> dict[str, str]:
     return names
 
 
+_MEANINGS = (
+    "Means over the images; of point estimates CRPS is the mean absolute error, and chi2 is in figures.csv alone. "
+    "s: seconds an image, all its draws."
+)
+
+
+def _cell(value: float, places: int | None) -> str:
+    """With so many digits behind the point, or two significant ones."""
+    if places is None:
+        return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+    return f"{value:.{places}f}"
+
+
 def _without_hydra(cfg: DictConfig) -> DictConfig:
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
@@ -311,7 +324,7 @@ def _print(jobs: dict[str, Job], states: dict[str, State]) -> None:
 
     heads = ("PSNR", "draw", "SSIM", "CRPS", "90 %", "chi2", "NFE", "s")
     columns = ("psnr_mean", "psnr_draw", "ssim_mean", "crps", "coverage90", "chi2", "nfe", "seconds")
-    digits = (2, 2, 3, 4, 2, 2, 0, 1)
+    digits = (2, 2, 3, 4, 2, 2, 0, None)
     usual = ("operator", "prior", "solver")
     groups = [group for group in TITLE if group in usual or len({job.names[group] for job in jobs.values()}) > 1]
     table = Table(box=None, pad_edge=False)
@@ -320,14 +333,16 @@ def _print(jobs: dict[str, Job], states: dict[str, State]) -> None:
     for key, found in states.items():
         cells = []
         for column, places in zip(columns, digits, strict=True):
-            values = [float(row[column]) for row in found.rows if row[column]]
-            cells.append(f"{sum(values) / len(values):.{places}f}" if values else "-")
+            # Of a point estimate no value of chi2 is right.
+            rows = [row for row in found.rows if column != "chi2" or row["label"] != "point estimate"]
+            values = [float(row[column]) for row in rows if row[column]]
+            cells.append(_cell(sum(values) / len(values), places) if values else "-")
         *chosen, solver = (jobs[key].names[group] for group in groups)
         table.add_row(*chosen, " ".join([solver, *jobs[key].varied]), *cells)
     console = Console(soft_wrap=True, highlight=False, markup=False, width=160)
     if any(found.rows for found in states.values()):
         console.print(table)
-        console.print("Means over the images; of point estimates CRPS is the mean absolute error. s: seconds an image.")
+        console.print(_MEANINGS)
     for key, found in states.items():
         # A single job has said it as it ran.
         if found.status != "done" and (len(jobs) > 1 or not found.sentence):

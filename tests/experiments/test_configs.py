@@ -175,10 +175,12 @@ def test_overrides_of_the_groups_inside_an_operator():
 
 def test_the_key_is_of_what_can_change_a_figure():
     (plain,) = compose(["prior=tv"])
-    for words in (["out=elsewhere"], ["pictures=false"], ["store=true"], ["device=cpu"], ["weights.dncnn=x"]):
-        (other,) = compose(["prior=tv", *words])
-        assert other.key == plain.key
-        assert words[0].split("=")[0].split(".")[0] in FREE
+    free = ["out=elsewhere", "pictures=false", "store=true", "device=cpu", "weights.dncnn=x"]
+    (other,) = compose(["prior=tv", *free])
+    assert other.key == plain.key
+    changed = {name for name, value in plain.settings.items() if other.settings[name] != value}
+    assert changed == {word.split("=")[0].split(".")[0] for word in free}
+    assert changed <= set(FREE)
     keys = {plain.key}
     for words in (["draws=3"], ["seed=1"], ["prior.scale=2"], ["data.crop=64"], ["noise.sigma=0.1"], ["solver=dps"]):
         (other,) = compose(["prior=tv", *words])

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from invdiff.experiments.run import main
+
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = [
     *("-m", "operator=mask", "data.crop=16", "data.images=[chelsea]", "draws=2", "pictures=false"),
@@ -38,7 +40,7 @@ def environment():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_a_killed_sweep_runs_what_is_missing(tmp_path):
+def test_a_killed_sweep_runs_what_is_missing(tmp_path, capsys):
     out = tmp_path / "out"
     process = subprocess.Popen(
         [sys.executable, "-c", WAITING.format(jobs=1), *WORDS, f"out={out}"],
@@ -60,13 +62,13 @@ def test_a_killed_sweep_runs_what_is_missing(tmp_path):
     before = done.stat().st_mtime_ns
     # It was not touched while the others ran.
     time.sleep(0.02)
-    command = [sys.executable, "-m", "invdiff.experiments.run", *WORDS, f"out={out}"]
-    again = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-    assert "1 of 3 jobs are done already" in again.stdout
-    assert "[1/2] skimage_mask_median_ddrm" in again.stdout
-    assert "[2/2] skimage_mask_tv_ddrm" in again.stdout
+    # In another process: this one.
+    assert main([*WORDS, f"out={out}"]) == 0
+    said = capsys.readouterr()
+    assert "1 of 3 jobs are done already" in said.out
+    assert "[1/2] skimage_mask_median_ddrm" in said.out
+    assert "[2/2] skimage_mask_tv_ddrm" in said.out
     assert done.stat().st_mtime_ns == before
     records = [json.loads(path.read_text()) for path in out.glob("*/done.json")]
     assert {record["names"]["prior"] for record in records} == {"gaussian", "median", "tv"}
-    assert not again.stderr
+    assert not said.err

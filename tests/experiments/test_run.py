@@ -92,9 +92,13 @@ def test_a_job_of_draws(out, capsys):
     assert record["runs"][0]["measurements"] == 2
 
 
-def test_a_point_estimate_has_no_draws_columns(out):
+def test_a_point_estimate_has_no_draws_columns(out, capsys):
     assert run(out, "prior=tv", "solver=pnp_hqs", "solver.iterations=2", "pictures=true") == 0
     (folder,) = folders(out)
+    # prior, solver, PSNR, no draw, SSIM, CRPS, no coverage, no chi2, calls.
+    (line,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("mask ")]
+    assert [*line[1:3], line[4], *line[7:10]] == ["tv", "pnp_hqs", "-", "-", "-", "2"]
+    assert all(row["chi2"] for row in rows(folder))
     for row in rows(folder):
         for column in ("psnr_draw", "ssim_draw", "coverage90", "spread_skill"):
             assert row[column] == ""
@@ -113,7 +117,7 @@ def test_images_of_one_shape_are_one_run_and_each_is_itself(out):
     together, alone = sorted((rows(folder) for folder in folders(out)), key=len, reverse=True)
     for column in ("psnr_mean", "psnr_draw", "crps", "chi2"):
         assert float(together[0][column]) == pytest.approx(float(alone[0][column]), rel=1e-4)
-    point = ["prior=gaussian", "solver=pnp_hqs"]
+    point = ["prior=gaussian", "solver=pnp_hqs", "solver.iterations=3"]
     assert run(out / "one", *point) == 0
     assert run(out / "two", *point, "data.images=[coffee,chelsea]") == 0
     first, second = (rows(folders(out / name)[0]) for name in ("one", "two"))
@@ -131,7 +135,7 @@ def test_a_sweep_goes_on_past_failures_and_lists_them(out, capsys):
     assert run(out, *words, "solver.sigma_max=null") == 2  # a setting that one of the solvers has not
     assert not out.exists()
     words = ["-m", "prior=gaussian,dncnn", "weights.dncnn=none.pth", "solver=pnp_hqs,ddim"]
-    assert run(out, *words) == 1
+    assert run(out, *words, "solvers.pnp_hqs.iterations=2") == 1
     said = capsys.readouterr().out
     assert "[4/4]" in said
     summary = said.split("Means over the images")[1]
@@ -146,7 +150,7 @@ def test_a_sweep_goes_on_past_failures_and_lists_them(out, capsys):
 
 def test_an_operator_without_svd_is_not_applicable_to_ddrm(out, capsys):
     words = ["-m", "operator=blur", "operator.boundary=reflect", "prior=gaussian", "solver=ddrm,pnp_hqs"]
-    assert run(out, *words, "operator.kernel.sigma=1") == 0
+    assert run(out, *words, "operator.kernel.sigma=1", "solvers.pnp_hqs.iterations=2", "data.images=[chelsea]") == 0
     assert "not applicable: DDRM needs an operator with an SVD; " in capsys.readouterr().out
     # Alone it is an error.
     assert run(out, "operator=blur", "operator.boundary=reflect", "operator.kernel.sigma=1", *FAST) == 1
@@ -243,6 +247,8 @@ def test_a_run_says_in_what_it_differs_from_its_protocol(out, capsys):
     said = capsys.readouterr().out
     assert "differs from the protocol skimage_mask: the image astronaut is missing." in said
     assert "differs from the protocol skimage_mask: data.crop is 24, the protocol has 128." in said
+    # Its middle 24 pixels are other pixels.
+    assert "differs from the protocol skimage_mask: the image chelsea has the SHA-256 " in said
     (folder,) = folders(out)
     done = json.loads((folder / "done.json").read_text())
     assert "draws is 3, the protocol has 20." in done["protocol"]["differs"]
