@@ -144,6 +144,7 @@ def in_folder(
             ensemble = _as_begun(ensemble, store.attributes(), micro_batch, engine)
         with store.locked():
             store.require_same(ensemble)
+            store.keep_truth(ensemble)
             try:
                 work = _Work(ensemble, store, engine, on_step, progress)
                 interrupted, watch = (_fill(work, draws), None) if auto is None else _fill_until(work, auto)

@@ -233,8 +233,14 @@ def _tensors(thing: object, seen: set[int]) -> Iterator[tuple[Tensor, bool]]:
 
 def _truth(truth: Tensor | None, ensemble: Ensemble) -> Tensor | None:
     expected = (*((ensemble.measurements,) if ensemble.batched else ()), *ensemble.shape)
-    if truth is not None and tuple(truth.shape) != expected:
+    if truth is None:
+        return None
+    if tuple(truth.shape) != expected:
         raise ValueError(f"truth has shape {tuple(truth.shape)}: expected {expected}, that of one draw.")
+    if not truth.is_floating_point():
+        raise ValueError(f"truth is {truth.dtype}: expected floats in the units of the draws, as pixels / 255.")
+    if not bool(torch.isfinite(truth).all()):
+        raise ValueError("truth holds values that are not finite: put numbers in their place, or leave it out.")
     return truth
 
 

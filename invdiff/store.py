@@ -204,10 +204,6 @@ class Store:
         if more or not self._whole_metadata():
             with self._sentence():
                 self._extend(rows)
-        if self.truth is not None and not same_truth(self.path, self.truth):
-            with self._sentence():
-                self._keep_truth(open_root(self.path, "r+"), ensemble)
-                layout.consolidate(self.path)
         self._stored = Stored(self.path, "r+")
         standing = [] if self._added else self._standing(ensemble, draws, todo)
         self._added = self._added or bool(todo)
@@ -345,6 +341,13 @@ class Store:
         if self.truth is not None:
             self._keep_truth(root, ensemble)
         layout.consolidate(folder)
+
+    def keep_truth(self, ensemble: Ensemble) -> None:
+        """Put the truth into a folder that was begun without it, or whose own is damaged."""
+        if self.truth is not None and not same_truth(self.path, self.truth):
+            with self._sentence():
+                self._keep_truth(open_root(self.path, "r+"), ensemble)
+                layout.consolidate(self.path)
 
     def _keep_truth(self, root: zarr.Group, ensemble: Ensemble) -> None:
         assert self.truth is not None

@@ -10,7 +10,7 @@ import torch
 
 from invdiff import Likelihood, Posterior, restore, sample
 from invdiff.html import write_report
-from invdiff.kept_truth import read_truth
+from invdiff.kept_truth import read_truth, same_truth
 from invdiff.noise import GaussianNoise
 from invdiff.operators import Identity
 from invdiff.priors import GaussianPrior
@@ -76,6 +76,31 @@ def test_one_truth_for_each_measurement(tmp_path):
     with pytest.raises(ValueError, match=r"truth has shape \(1, 4, 4\): expected \(2, 1, 4, 4\), that of one draw"):
         keep(tmp_path / "new", given=given, truth=TRUTH)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("truth", "sentence"),
+    [
+        (
+            (255 * TRUTH).to(torch.uint8),
+            "truth is torch.uint8: expected floats in the units of the draws, as pixels / ",
+        ),
+        (torch.full(SHAPE, torch.nan), "truth holds values that are not finite: put numbers in their place, or leave"),
+    ],
+)
+def test_a_truth_that_nothing_can_be_held_against_is_refused_before_the_first_draw(truth, sentence, tmp_path):
+    with pytest.raises(ValueError, match=sentence):
+        keep(tmp_path / "run", truth=truth)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_truth_is_not_read_again_for_every_round(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr("invdiff.store.same_truth", lambda path, truth: read.append(path) or same_truth(path, truth))
+    with pytest.warns(UserWarning, match="after 12 draws, the most that there were to be"):
+        found = keep(tmp_path / "run", "auto", truth=TRUTH, tolerance=1e-6, min_draws=4, max_draws=12)
+    assert len(found) == 12
+    assert len(read) <= 2
 
 
 def test_a_truth_without_a_folder_is_refused():
