@@ -12,7 +12,7 @@ in one process, so that a slow minute meets all alike, and a median is reported.
 
 parts (column "part"):
 
-    draw, ensemble      one draw and 16 draws of 3x256x256: seconds, PSNR of their mean, ratio to deepinv float32
+    draw, ensemble      one draw and --draws of 3x256x256: seconds, PSNR of their mean, ratio to deepinv float32
     forward             seconds of the bare network, and of it and the pass back: what no draw can be quicker than
     outside             milliseconds a step with a network that costs nothing
     memory              peak resident memory of a process that makes the ensemble
@@ -192,10 +192,11 @@ def memory_rows(settings: argparse.Namespace, solver: str, task: str) -> Iterato
     for library, network in (("invdiff", "bfloat16"), ("deepinv", "float32")):
         if (library, solver, task) in peers.MISSING:
             continue
-        own = ["--one", library, network, solver, task, "--size", str(settings.size)]
+        own = ["--one", library, network, solver, task, "--size", str(settings.size), "--draws", str(settings.draws)]
         command = [sys.executable, "-m", "benchmarks.speed", *own]
         peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
-        row = {"part": "memory", "library": library, "network": network, "draws": "16", "nfe": "2"}
+        row = {"part": "memory", "library": library, "network": network, "nfe": "2"}
+        row["draws"] = str(settings.draws)
         yield row | {"value": peak, "unit": "MiB"}
 
 
@@ -280,13 +281,15 @@ def rows(settings: argparse.Namespace) -> Iterator[Row]:
 def main(argv: Sequence[str] | None = None) -> None:
     parts = ("forward", "outside", "draw", "ensemble", "memory", "curve")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="DDRM and DiffPIR on blur and masks, few steps: 2 minutes")
+    parser.add_argument(
+        "--quick", action="store_true", help="DDRM and DiffPIR on blur and masks, few steps and draws: 5 minutes"
+    )
     parser.add_argument("--solvers", nargs="*", choices=SOLVERS, metavar="NAME")
     parser.add_argument("--tasks", nargs="*", choices=TASKS, metavar="TASK")
     parser.add_argument("--parts", nargs="*", default=list(parts), choices=parts, metavar="PART")
     parser.add_argument("--size", type=int, default=256, help="side of the image, pixels")
     parser.add_argument("--nfe", type=int, help="network evaluations of a draw; 20, or 4 with --quick")
-    parser.add_argument("--draws", type=int, default=16)
+    parser.add_argument("--draws", type=int, help="of an ensemble; 16, or 4 with --quick")
     parser.add_argument("--repeats", type=int, help="of a draw, 5, or 3 with --quick")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--out", type=Path, help="results/speed.csv, or speed_quick.csv with --quick")
@@ -294,13 +297,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = parser.parse_args(argv)
     settings.out = settings.out or (RESULTS.with_name("speed_quick.csv") if settings.quick else RESULTS)
     settings.nfe = settings.nfe or (4 if settings.quick else 20)
+    settings.draws = settings.draws or (4 if settings.quick else 16)
     settings.repeats = settings.repeats or (3 if settings.quick else 5)
     settings.solvers = settings.solvers or (SOLVERS[:2] if settings.quick else SOLVERS)
     settings.tasks = settings.tasks or (["blur", "inpaint"] if settings.quick else TASKS)
     if settings.one:
         library, network, solver, task = settings.one
         make = ours if library == "invdiff" else functools.partial(theirs, library)
-        make(solver, task, network, settings.size, 2, "cpu")(16)
+        make(solver, task, network, settings.size, 2, "cpu")(settings.draws)
         print(_peak())
         return
     where = {
