@@ -122,7 +122,10 @@ def own(name: str, likelihood: Likelihood, prior: Prior, draws: int, steps: int 
     )
     options |= {"particles": draws, "keep": "cloud"} if name in CLOUDS else {}
     solver = solvers.load(name, **options)
-    posterior = sample(solver, likelihood, prior, draws=draws if solver.stochastic else 1, progress=False)
+    # As many members at a time as leave none to be filled up.
+    size = 1 if name in CLOUDS else math.ceil(draws / math.ceil(draws / 16))
+    wanted = draws if solver.stochastic else 1
+    posterior = sample(solver, likelihood, prior, draws=wanted, micro_batch=size, progress=False)
     taken = getattr(solver, "steps", getattr(solver, "iterations", ""))
     return posterior, {"steps": str(taken)} | {key: str(posterior.record[key]) for key in ("nfe", "nfe_backward")}
 
