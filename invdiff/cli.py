@@ -107,7 +107,9 @@ def calibrate(
     runs: Annotated[list[str], typer.Argument(help="Folders of --store that keep their truth, one image each.")],
     out: Annotated[Path, option("--out", help="File of the calibrator, JSON.")] = Path("calibrator.json"),
     level: Annotated[float, option("--level", help="Of the intervals that the promise is about.")] = 0.9,
-    delta: Annotated[float, option("--delta", help="rcps: chance that the promise does not hold.")] = 0.1,
+    delta: Annotated[
+        float | None, option("--delta", help="rcps: chance that the promise does not hold (default 0.1).")
+    ] = None,
     method: Annotated[
         str, option("--method", help="crc promises on average over calibrations, rcps with probability 1 - delta.")
     ] = "crc",

@@ -34,7 +34,7 @@ from .posterior import Posterior
 from .risk import check_terms, images_needed, mean_share, smallest_scale
 from .stored import differences
 
-__all__ = ["Calibrator", "calibrate"]
+__all__ = ["Calibrator", "agreed", "calibrate", "too_few"]
 
 # Image units: a truth this near to the mean counts as met, which rounding alone can miss where draws do not differ.
 ROUNDING = 1e-6
@@ -90,7 +90,7 @@ def calibrate(
     settings: dict[str, Any] | None = None
     for posterior, truth, label, name in _together(posteriors, truths, groups, names):
         refuse(posterior, f"{name}: ")
-        settings = _agreed(settings, settings_of(posterior.record), name)
+        settings = agreed(settings, settings_of(posterior.record), name)
         images = _as_images(truth, posterior, name)
         digests = [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images]
         owners = digests if label is None else _owners(label, len(images), name)
@@ -105,7 +105,7 @@ def calibrate(
             units.setdefault(owner, []).append(row)
     needed = images_needed(method, level, delta)
     if len(units) < needed:
-        raise ValueError(_too_few(method, level, delta, len(units), needed))
+        raise ValueError(too_few(method, level, delta, len(units), needed))
     members = list(units.values())
     found = smallest_scale(members, method, level, delta)
     if found is None:
@@ -191,7 +191,7 @@ def _critical(posterior: Posterior, images: Tensor, level: float, name: str) -> 
     return list(np.sort(short, axis=1))
 
 
-def _agreed(kept: dict[str, Any] | None, now: dict[str, Any], name: str) -> dict[str, Any]:
+def agreed(kept: dict[str, Any] | None, now: dict[str, Any], name: str) -> dict[str, Any]:
     """What the settings so far and those of one more posterior have in common.
 
     Raises:
@@ -221,7 +221,8 @@ def _shared(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     return {key: out[key] for key in a if key in out}
 
 
-def _too_few(method: str, level: float, delta: float, count: int, needed: int) -> str:
+def too_few(method: str, level: float, delta: float, count: int, needed: int) -> str:
+    """What is said of so many images where more are needed."""
     alpha = 1 - level
     if method == "crc":
         why = f"with n images no risk below 1 / (n + 1) can be promised, and it is to be {alpha:.3g}"

@@ -173,17 +173,21 @@ class Posterior:
         Raises:
             ValueError: as `quantile`; K draws reach a level of 1 - 2 / (K + 1) at most, so 90 % needs 19.
         """
+        self._refuse_interval(level)
+        low, high = self._quantiles([(1 - level) / 2, (1 + level) / 2])
+        return low, high
+
+    def _refuse_interval(self, level: float) -> None:
+        """Raise what `interval` does, without reading a draw."""
         if not 0 < level < 1:
             raise ValueError(f"level is {level}: expected a probability between 0 and 1.")
         self._refuse_point("interval")
         needed = math.ceil(round(2 / (1 - level) - 1, 9))
         if self.usable < needed:
             raise ValueError(
-                f"A {level:.0%} interval needs at least {needed} draws: this posterior has {self._has()}; ask for more, "
-                "or a lower level."
+                f"A {100 * level:g}% interval needs at least {needed} draws: this posterior has {self._has()}; ask for "
+                "more, or a lower level."
             )
-        low, high = self._quantiles([(1 - level) / 2, (1 + level) / 2])
-        return low, high
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation; those of a folder or file, whose draws do not change, are computed once."""

@@ -21,11 +21,11 @@ SHAPE = (1, 8, 8)
 PRIOR = GaussianPrior.power_law(SHAPE)
 
 
-def _run(folder: Path, seed: int, steps: int = 3, draws: int = 19, truth: bool = True, solver=None) -> Path:
-    image = PRIOR.sample(1, seed=seed).float()[0]
+def _run(folder: Path, seed: int, steps=3, draws=19, truth=True, solver=None, image: int | None = None) -> Path:
+    image = PRIOR.sample(1, seed=seed if image is None else image).float()[0]
     noise = 0.1 * torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
     likelihood = Likelihood(image + noise, Identity(SHAPE), GaussianNoise(0.1))
-    given = {"truth": image} if truth else {}
+    given = {"seed": seed} | ({"truth": image} if truth else {})
     sample(solver or DDRM(steps=steps), likelihood, PRIOR, draws=draws, store=folder, progress=False, **given)
     return folder
 
@@ -111,6 +111,14 @@ def test_too_few_images_are_counted(runs, capsys):
         (["x.zarr", "--level", "90"], "level is 90.0: expected a probability between 0 and 1."),
         (["x.zarr", "--method", "c"], "method is 'c': expected 'crc' (in expectation) or 'rcps' (with a probability)."),
         (["x.zarr", "--method", "rcps", "--delta", "0"], "delta is 0.0: expected a probability between 0 and 1."),
+        (
+            ["x.zarr", "--delta", "0.05"],
+            "--delta is 0.05 with --method crc, which promises on average: give --method rcps.",
+        ),
+        (
+            ["x.zarr", "--out", "results", "--overwrite"],
+            "results is a folder: expected the name of a file, such as results/calibrator.json.",
+        ),
         (["x.zarr", "--out", "deep/c.json"], "There is no folder deep to write c.json in: make it first."),
         (["x.zarr", "--out", "there.json"], "there.json is there already: choose another name, or give --overwrite."),
         ([], "Missing argument 'runs'; see `invdiff --help`."),
@@ -123,11 +131,33 @@ def test_what_is_refused_before_anything_is_read(words, sentence, capsys):
     assert Path("there.json").read_text() == "{}"
 
 
+def test_runs_with_one_seed_are_warned_of_as_they_share_their_noise(runs, capsys):
+    folders = [str(runs / f"{seed}.zarr") for seed in range(9)]
+    assert main(["calibrate", *folders, folders[0]]) == 0
+    assert capsys.readouterr().err == "", "one folder twice is one run"
+    _run(Path("same.zarr"), 8, image=11)
+    assert main(["calibrate", *folders, "same.zarr", "--overwrite"]) == 0
+    assert capsys.readouterr().err == (
+        "invdiff: warning: 1 of 10 runs have the seed of another one, and with it the noise of their draws (and of "
+        "--simulate their measurement's): the promise is of images whose noise has nothing in common, so give each "
+        "run a --seed of its own.\n"
+    )
+
+
+def test_what_no_interval_is_needed_for_is_refused_before_the_first_is_computed(runs, capsys, monkeypatch):
+    monkeypatch.setattr(Posterior, "interval", lambda *_: pytest.fail("it takes its time"))
+    assert "there are 3: " in _refused(capsys, *[runs / f"{seed}.zarr" for seed in (0, 1, 2)])
+    _run(Path("other.zarr"), 21, steps=4)
+    assert _refused(capsys, f"{runs}/*.zarr", "other.zarr").startswith("other.zarr was made with other settings")
+    said = _refused(capsys, f"{runs}/*.zarr", "--level", "0.95")
+    assert said.startswith(f"{runs / '0.zarr'}: A 95% interval needs at least 39 draws: this posterior has 19")
+
+
 def test_a_folder_that_does_not_fit_is_named(runs, capsys):
     all_of_them = sorted(runs.iterdir())
     _run(Path("bare.zarr"), 20, truth=False)
     said = _refused(capsys, *all_of_them, "bare.zarr")
-    assert said.startswith("bare.zarr keeps no truth: run its restore again with --truth")
+    assert said.startswith("bare.zarr keeps no truth: run its restore again with --truth, or as it was with")
     _run(Path("bare.zarr"), 20)
     assert main(["calibrate", *map(str, all_of_them), "bare.zarr", "--out", "c.json"]) == 0, "the truth came later"
     capsys.readouterr()

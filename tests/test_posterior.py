@@ -36,6 +36,10 @@ def test_too_few_draws_are_refused_with_the_number_needed():
     with pytest.raises(ValueError, match="A 90% interval needs at least 19 draws: this posterior has 18"):
         Posterior(torch.zeros(18, 2), {}).interval(0.9)
     Posterior(torch.zeros(19, 2), {}).interval(0.9)
+    with pytest.raises(
+        ValueError, match=r"A 97\.5% interval needs at least 79 draws: this posterior has 19; ask for more"
+    ):
+        Posterior(torch.zeros(19, 2), {}).interval(0.975)
     with pytest.raises(ValueError, match=r"The 0\.05 quantile needs at least 19 draws: this posterior has 18"):
         Posterior(torch.zeros(18, 2), {}).quantile(0.05)
     with pytest.raises(ValueError, match="std needs at least 2 draws: this posterior has 1"):
