@@ -183,10 +183,40 @@ def test_the_probe_follows_the_mouse_until_a_click_holds_it(opened):
     assert opened.text("#place") == "row 4, column 7"
     assert not page.is_visible("#held")
     assert to(5, 7) == "row 5, column 7"
+    page.mouse.click(box["x"] + 5, box["y"] + 5, button="right")
+    assert opened.text("#place") == "row 0, column 0"
+    assert not page.is_visible("#held"), "that is for the browser's menu"
+    assert to(5, 7) == "row 5, column 7"
     # Keys hold it too: a mouse that is pushed does not take it away.
     page.keyboard.press("ArrowDown")
     assert page.is_visible("#held")
     assert to(0, 0) == "row 6, column 7"
+
+
+def test_a_pen_holds_it_as_a_mouse_does_and_a_finger_puts_it_down(opened):
+    for kind, held in (("pen", True), ("pen", False), ("touch", False)):
+        event = {"pointerType": kind, "button": 0, "clientX": 100, "clientY": 300}
+        opened.page.dispatch_event("#stage", "pointerdown", event)
+        assert opened.page.is_visible("#held") == held
+
+
+def test_a_screen_reader_leaves_the_arrow_keys_to_the_stage_and_names_the_probe(opened):
+    found = opened.page.locator("main").aria_snapshot()
+    assert '- application "Picture and pixel probe"' in found
+    assert re.search(r'- region "Pixel row \d+, column \d+"', found)
+
+
+def test_the_space_bar_scrolls_the_record_and_held_down_does_not_flicker(opened):
+    page = opened.page
+    page.click("details summary")
+    page.focus("pre")
+    page.keyboard.press("Space")
+    assert page.get_attribute("#play", "aria-pressed") == "false"
+    page.focus("#stage")
+    page.keyboard.down("Space")
+    page.keyboard.down("Space")
+    page.keyboard.up("Space")
+    assert page.get_attribute("#play", "aria-pressed") == "true"
 
 
 def test_the_keys_move_the_probe(opened):

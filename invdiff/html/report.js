@@ -340,8 +340,10 @@
     if ($("handle").hasPointerCapture(event.pointerId)) wipeTo(100 * place(event)[0]);
   });
   stage.addEventListener("pointerdown", (event) => {
-    // A mouse holds the probe, and lets it go again; a finger puts it down.
-    state.held = event.pointerType === "mouse" && !state.held;
+    // The other buttons are the browser's, for its menu. A mouse or pen holds the probe, and lets it go again; a finger
+    // puts it down.
+    if (event.button) return;
+    state.held = event.pointerType !== "touch" && !state.held;
     moveTo(...pixelAt(event));
   });
   // Not said aloud, as it would never end.
@@ -358,9 +360,9 @@
     moveTo(state.row + step[0], state.column + step[1]);
   });
   document.addEventListener("keydown", (event) => {
-    if (event.key !== " " || !spread || event.target.closest("button, select, summary, input[type=radio]")) return;
+    if (event.key !== " " || !spread || event.target.closest("button, select, summary, pre, input[type=radio]")) return;
     event.preventDefault();
-    play(!state.timer);
+    if (!event.repeat) play(!state.timer);
   });
   window.addEventListener("resize", layOut);
 
