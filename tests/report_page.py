@@ -15,6 +15,7 @@ from PIL import Image
 
 from invdiff import Likelihood, Posterior
 from invdiff.contents import Contents
+from invdiff.html import write_report
 from invdiff.noise import GaussianNoise
 from invdiff.operators import Mask, random_mask
 from invdiff.record import describe
@@ -32,7 +33,7 @@ def run(draws: int = 24, shape: tuple[int, int, int] = SHAPE, **record: Any) -> 
     around = truth + 0.1 * torch.randn(shape, generator=generator)
     values = around + 0.1 * torch.randn(draws, *shape, generator=generator)
     likelihood = Likelihood(y, operator, GaussianNoise(SIGMA))
-    known = {
+    described = {
         "solver": {"name": "KPS", "steps": 30},
         "prior": {"name": "DiffusionPrior", "prior": "natural"},
         "operator": describe(operator),
@@ -43,12 +44,22 @@ def run(draws: int = 24, shape: tuple[int, int, int] = SHAPE, **record: Any) -> 
         "batched": False,
         "failed": [],
     }
-    return Posterior(values, known | record), Contents(y, truth, operator, likelihood.noise)
+    return Posterior(values, described | record), Contents(y, truth, operator, likelihood.noise)
 
 
-def data_of(page: str | Path) -> dict[str, Any]:
+def page(folder: Path, posterior: Posterior, **given: Any) -> str:
+    """The page of a posterior, written to a folder."""
+    return write_report(folder / "report.html", posterior, overwrite=True, **given).read_text(encoding="utf-8")
+
+
+def known(contents: Contents) -> dict[str, Any]:
+    """What a report is given of what is known."""
+    return {"measurement": contents.measurement, "truth": contents.truth, "operator": contents.operator}
+
+
+def data_of(written: str | Path) -> dict[str, Any]:
     """What the script of a page reads."""
-    text = page if isinstance(page, str) else page.read_text(encoding="utf-8")
+    text = written if isinstance(written, str) else written.read_text(encoding="utf-8")
     (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
     return json.loads(found)
 

@@ -103,6 +103,16 @@ def test_a_truth_is_not_read_again_for_every_round(tmp_path, monkeypatch):
     assert len(read) <= 2
 
 
+def test_a_report_says_where_its_truth_is_another_one(tmp_path):
+    given = Likelihood(torch.full((2, *SHAPE), 0.6), Identity(SHAPE), GaussianNoise(0.1))
+    truths = torch.stack([TRUTH, 1 - TRUTH])
+    keep(tmp_path / "run", given=given, truth=truths)
+    posterior, said = Posterior.load(tmp_path / "run"), "The truth is not that of the run to the last bit"
+    for number, truth, other in ((1, None, False), (1, truths, False), (1, truths[1], False), (0, truths[1], True)):
+        page = write_report(tmp_path / "r.html", posterior, number=number, truth=truth, overwrite=True)
+        assert (said in page.read_text()) == other
+
+
 def test_a_truth_without_a_folder_is_refused():
     given = Likelihood(TRUTH, Identity(SHAPE), GaussianNoise(0.1))
     with pytest.raises(ValueError, match="truth is given without a store: it is kept beside the draws"):

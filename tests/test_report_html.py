@@ -16,7 +16,6 @@ from torch.nn.functional import avg_pool2d
 import invdiff.html.report
 from invdiff import Posterior, sample, statistics
 from invdiff.cli import main
-from invdiff.conformal import Calibrator
 from invdiff.html import write_report
 from invdiff.html.pictures import _place
 from invdiff.images import write_image
@@ -25,15 +24,7 @@ from invdiff.priors import GaussianPrior
 from invdiff.provenance import read
 from invdiff.record import describe
 from invdiff.solvers import DDRM
-from tests.report_page import SHAPE, data_of, pixels, run
-
-
-def page(tmp_path, posterior, **given) -> str:
-    return write_report(tmp_path / "report.html", posterior, overwrite=True, **given).read_text(encoding="utf-8")
-
-
-def known(contents) -> dict:
-    return {"measurement": contents.measurement, "truth": contents.truth, "operator": contents.operator}
+from tests.report_page import SHAPE, data_of, known, page, pixels, run
 
 
 @pytest.fixture(scope="module")
@@ -237,16 +228,12 @@ def test_large_images_are_reduced_and_their_draws_shown_in_a_window(tmp_path, mo
     np.testing.assert_array_equal(pixels(data["draws"][0]), expected)
 
 
-def test_a_calibrator_scales_the_spread_and_names_its_guarantee(tmp_path):
-    posterior, contents = run()
-    calibrator = Calibrator("crc", 0.9, None, 1.5, 168, 0.09, 0.16)
-    text = page(tmp_path, posterior, calibrator=calibrator, **known(contents))
-    assert '<strong class="badge" data-state="calibrated">calibrated spread (crc, 90 %, 168 images)' in text
-    assert "On a new image of the same kind, on average at most 10 % of its values lie outside" in text
-    data = data_of(text)
-    assert data["scale"] == 1.5
-    # The draws stay as they were sampled.
-    assert data["draws"] == data_of(page(tmp_path, posterior))["draws"]
+def test_a_folder_in_its_place_is_refused_before_anything_is_computed(tmp_path):
+    (tmp_path / "pages").mkdir()
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match=r"pages is a folder: .* such as .*pages.report\.html"):
+            write_report(tmp_path / "pages", None, overwrite=overwrite)
+    assert list((tmp_path / "pages").iterdir()) == []
 
 
 def test_what_cannot_be_split_is_said(tmp_path):

@@ -17,6 +17,7 @@ from ..metrics import psnr, spread_over_error
 from ..noise import GaussianNoise, NoiseModel
 from ..operators import Identity, Mask, Operator, Spectral
 from ..posterior import Posterior
+from ..record import digest
 from ..restoration import figures
 from ..rim import Rim
 from ..scores import Scores
@@ -136,6 +137,17 @@ def assemble(
         notes.append(
             "Coverage and rank of the truth are not shown: the draws depend on each other, so that they would be off "
             "even where the spread is right."
+        )
+    if given.truth is not None and truth is not None and kept.truth is not None:
+        held = kept.truth[number] if kept.truth.ndim > truth.ndim else kept.truth
+        if not truth.equal(held.float()):
+            notes.append(
+                "The truth is not that of the run to the last bit: what is said against it is of the one given."
+            )
+    if calibrator is not None and truth is not None and digest(truth) in calibrator.sha256:
+        notes.append(
+            "The calibrator was found on this image among others: what it promises is of new ones, and what is said "
+            "here against the truth is no test of it."
         )
     found = _figures(drawn, y, operator, known.noise, truth, mean) | shares
     found |= found.get("monte_carlo") or montecarlo.figures(drawn) or {}

@@ -7,7 +7,6 @@ import hashlib
 import html
 import json
 import os
-import uuid
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -20,7 +19,7 @@ from .. import __version__
 from ..contents import Contents
 from ..operators import Operator
 from ..posterior import Posterior
-from ..provenance import describe
+from ..provenance import describe, write_whole
 from .charts import LEVELS, coverage_chart, rank_chart
 from .content import Report, assemble
 from .look import Shown
@@ -76,24 +75,21 @@ def write_report(
         TypeError: posterior is something else.
         ValueError: the draws are no images, no draw is left, the operator is not that of the draws, shapes do not fit,
             or the calibrator refuses.
-        FileExistsError: the file is there, without `overwrite`.
+        FileExistsError: the file is there, without `overwrite`, or is a folder.
         FileNotFoundError: there is no such folder.
     """
     target = Path(path)
     if not target.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {target.parent} to write {target.name} in: make it first.")
+    if target.is_dir():
+        raise FileExistsError(f"{target} is a folder: expected the name of a file, such as {target / 'report.html'}.")
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} is there already: choose another name, or give overwrite=True (--overwrite).")
     given = Contents(measurement, truth, operator)
     report = assemble(posterior, given, sigma=sigma, calibrator=calibrator, anyway=anyway, number=number, limit=LIMIT)
     folder = posterior.record.get("store")
     page = _page(report, title or (Path(folder).stem if folder else "Restoration"))
-    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-    try:
-        part.write_text(page, encoding="utf-8")
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(target, page.encode())
     return target
 
 
