@@ -133,13 +133,13 @@ class Calibrator:
         """
         target = Path(path)
         if not target.is_file():
-            raise FileNotFoundError(f"{target} is not there: expected a file written by Calibrator.save.")
+            raise FileNotFoundError(f"{target} is not there: expected a file of invdiff calibrate (Calibrator.save).")
         try:
             content = json.loads(target.read_text(encoding="utf-8"))
         except ValueError:
             content = None
         if not isinstance(content, dict) or content.get("written_by") != MARK:
-            raise ValueError(f"{target} is no calibrator: expected a file written by Calibrator.save.")
+            raise ValueError(f"{target} is no calibrator: expected a file of invdiff calibrate (Calibrator.save).")
         if content.get("format") != FORMAT:
             raise ValueError(f"{target} has the format {content.get('format')}, and this invdiff reads {FORMAT}.")
         fields = {key: content[key] for key in cls.__dataclass_fields__ if key in content}

@@ -58,6 +58,6 @@ def same_truth(path: Path, truth: Tensor) -> bool | None:
 def _damaged(place: Path) -> DamagedError:
     return DamagedError(
         place,
-        f"{place} is damaged, or its file is gone: restore it from a copy, or give the truth to the same "
-        "sample(..., truth=...) again, which writes it anew.",
+        f"{place} is damaged, or its file is gone: restore it from a copy, or run the same restore with its truth (or "
+        "sample(..., truth=...)) again, which writes it anew.",
     )

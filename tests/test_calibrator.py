@@ -137,7 +137,7 @@ def test_a_calibrator_comes_back_from_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("no json", "calibrator.json is no calibrator: expected a file written by Calibrator.save"),
+        ("no json", "calibrator.json is no calibrator: expected a file of invdiff calibrate"),
         ('{"scale": 1}', "calibrator.json is no calibrator"),
         ('{"written_by": "invdiff calibrator", "format": 9}', "has the format 9, and this invdiff reads 1"),
         ('{"written_by": "invdiff calibrator", "format": 1}', "calibrator.json is damaged"),
