@@ -171,7 +171,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_paths_that_are_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.json is not there: expected a file written by"):
+    with pytest.raises(FileNotFoundError, match=r"none\.json is not there: expected a file of invdiff calibrate"):
         Calibrator.load(tmp_path / "none.json")
     with pytest.raises(FileNotFoundError, match=r"There is no folder .* to save c\.json in: make it first"):
         CALIBRATOR.save(tmp_path / "none" / "c.json")
