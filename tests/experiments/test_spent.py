@@ -61,6 +61,15 @@ def test_a_job_in_one_go_took_nothing_before(tmp_path, capsys):
     assert "before it was stopped" not in capsys.readouterr().out
 
 
+def test_draws_without_a_note_were_begun_with_their_first_file(tmp_path):
+    marks = tmp_path / "draws.zarr" / "sample_stats" / "done"
+    marks.mkdir(parents=True)
+    for seconds, file in ((1000, marks.parent.parent / "zarr.json"), (1040, marks / "zarr.json"), (1070, marks / "c0")):
+        file.write_text("")
+        os.utime(file, (seconds, seconds))
+    assert Spent(tmp_path / "draws.zarr").begin() == 70
+
+
 def test_draws_that_are_gone_took_nothing(tmp_path):
     begun(tmp_path, 10.0, time.time() - 50)
     assert Spent(tmp_path / "draws.zarr").begin() == 0
