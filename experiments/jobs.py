@@ -36,7 +36,7 @@ from .memory import Peak
 from .sources import Picture
 from .spent import SPENT, Spent
 
-__all__ = ["GROUPS", "TITLE", "Job", "State", "current", "run", "state"]
+__all__ = ["FREE", "GROUPS", "TITLE", "Job", "State", "current", "run", "state"]
 
 GROUPS = ("data", "operator", "noise", "prior", "solver")
 TITLE = ("data", "operator", "prior", "solver")

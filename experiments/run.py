@@ -24,6 +24,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
@@ -33,8 +34,8 @@ from omegaconf.errors import OmegaConfBaseException
 from . import protocols
 from .build import check
 from .hydra_tree import check_hydra, check_references, check_search_path
-from .jobs import GROUPS, TITLE, Job, State, current, run, state
-from .words import compose_with, leaves, require_used, sentence
+from .jobs import FREE, GROUPS, TITLE, Job, State, current, run, state
+from .words import compose_with, leaves, loaded, require_used, sentence
 
 __all__ = ["compose", "main", "run_job"]
 
@@ -142,11 +143,14 @@ def _check_sources(arguments: argparse.Namespace) -> None:
             node = (loaded.get("hydra") if isinstance(loaded, dict) else None) or {}
             # Of a text, which is an interpolation, nobody knows yet what it will hold.
             check_search_path((node.get("searchpath") or []) if isinstance(node, dict) else node, arguments.allow)
-    parser = OverridesParser.create()
-    for override in parser.parse_overrides(arguments.overrides):
+    _check_words(OverridesParser.create().parse_overrides(arguments.overrides), arguments.allow)
+
+
+def _check_words(overrides: Sequence[Override], allow: Sequence[str]) -> None:
+    for override in overrides:
         if override.key_or_group in ("hydra.searchpath", "hydra"):
             value = override.value()
-            check_search_path(value.get("searchpath", []) if isinstance(value, dict) else value, arguments.allow)
+            check_search_path(value.get("searchpath", []) if isinstance(value, dict) else value, allow)
 
 
 def _compose(hydra: Hydra, arguments: argparse.Namespace) -> tuple[DictConfig, list[Composed]]:
@@ -158,10 +162,13 @@ def _compose(hydra: Hydra, arguments: argparse.Namespace) -> tuple[DictConfig, l
         composed: list[Composed] = [([], single)]
     else:
         # Of the choices that are swept it has the usual one, which may lack their settings.
-        master = hydra.compose_config(name, _broad(words), RunMode.MULTIRUN, from_shell=False)
+        load = partial(hydra.compose_config, name, run_mode=RunMode.MULTIRUN, from_shell=False)
+        master = loaded(load, _broad(words))
+        _require_whole(master)
         _check_tree(master, arguments.allow)
-        composed, given = _jobs_of(hydra, master, words, used)
+        composed, given = _jobs_of(hydra, master, words, used, arguments.allow)
     for _, cfg in composed:
+        _require_whole(cfg)
         _check_tree(cfg, arguments.allow)
     require_used(given, used, {choice for _, cfg in composed for choice in _names(cfg).items()})
     return master, composed
@@ -186,14 +193,29 @@ def _broad(words: list[str]) -> list[str]:
     return [word for word, o in pairs if o.is_hydra_override() or not {".", "/"} & set(o.key_or_group)]
 
 
+def _require_whole(cfg: DictConfig) -> None:
+    known = [str(key) for key in OmegaConf.load(CONF / "run.yaml") if key not in ("defaults", "hydra")]
+    for key in (*GROUPS, "engine", *known):
+        if key not in cfg:
+            raise ValueError(
+                f"The configuration has no {key}: leave out ~{key}, and begin a file of your own with "
+                "defaults: [run, _self_]."
+            )
+
+
 def _jobs_of(
-    hydra: Hydra, master: DictConfig, words: list[str], used: set[str]
+    hydra: Hydra, master: DictConfig, words: list[str], used: set[str], allow: Sequence[str]
 ) -> tuple[list[Composed], dict[str, None]]:
     """Each job of a sweep with the words that make it, and all the words that were swept."""
     swept = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
     parser = OverridesParser.create(config_loader=hydra.config_loader)
     own = [override for override in parser.parse_overrides(words) if not override.is_hydra_override()]
-    (batch,) = BasicSweeper.split_arguments([*parser.parse_overrides(swept), *own], None)
+    params = parser.parse_overrides(swept)
+    # Each job is composed with these, and so imports the packages of a search path among them.
+    _check_words(params, allow)
+    (batch,) = BasicSweeper.split_arguments([*params, *own], None)
+    if not batch:
+        raise ValueError(f"The sweep {' '.join(words)} has no job: expected a glob(...) that fits a choice.")
     load = partial(hydra.config_loader.load_sweep_config, master)
     found: dict[tuple[str, ...], DictConfig] = {}
     for given in batch:
@@ -284,7 +306,7 @@ def _without_hydra(cfg: DictConfig) -> DictConfig:
 
 
 def _run(hydra: Hydra, master: DictConfig, planned: Sequence[Planned], allow: Sequence[str]) -> int:
-    jobs = {job.key: job for _, job in planned}
+    jobs = _apart(planned)
     missing = {job.key: own for own, job in planned if not current(job)}
     if len(jobs) > len(missing):
         print(f"{len(jobs) - len(missing)} of {len(jobs)} jobs are done already, in {master.out}.", flush=True)
@@ -309,6 +331,25 @@ def _run(hydra: Hydra, master: DictConfig, planned: Sequence[Planned], allow: Se
     _print(jobs, states)
     worst = {found.status for found in states.values()}
     return 0 if worst <= {"done", "not applicable"} and "done" in worst else 1
+
+
+def _apart(planned: Sequence[Planned]) -> dict[str, Job]:
+    """The jobs by their keys, the same settings twice once.
+
+    Raises:
+        ValueError: two differ in nothing that changes a figure, but in how or where they would run.
+    """
+    jobs: dict[str, Job] = {}
+    for _, job in planned:
+        other = jobs.setdefault(job.key, job)
+        # Of the weights a job has those of its prior alone, and these are in its key.
+        odd = [name for name in FREE if name != "weights" and job.settings.get(name) != other.settings.get(name)]
+        if odd:
+            raise ValueError(
+                f"{other.title} and {job.title} differ in {odd[0]} alone, which makes no other job: give {odd[0]} one "
+                "value in a sweep."
+            )
+    return jobs
 
 
 def _say_differences(job: Job) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-__all__ = ["Scoped", "compose_with", "leaves", "require_used", "scoped", "sentence"]
+__all__ = ["Scoped", "compose_with", "leaves", "loaded", "require_used", "scoped", "sentence"]
 
 # A group's settings are those of whatever was chosen of it; in the plural they are those of one choice alone.
 _PLURALS = {"operators": "operator", "noises": "noise", "priors": "prior", "solvers": "solver"}
@@ -65,7 +66,7 @@ def compose_with(
         ValueError: a setting that there is none of, with what was chosen.
     """
     plain = [word for word in words if scoped(word) is None]
-    cfg = _loaded(load, plain)
+    cfg = loaded(load, plain)
     chosen = cfg.hydra.runtime.choices
     own = [found for word in words if (found := scoped(word)) and chosen.get(found.group) == found.choice]
     if not own:
@@ -73,7 +74,7 @@ def compose_with(
     used.update(found.word for found in own)
     # Behind the others, as they are of less.
     plain += [found.plain for found in own]
-    return plain, _loaded(load, plain)
+    return plain, loaded(load, plain)
 
 
 def require_used(words: Collection[str], used: Collection[str], choices: Collection[tuple[str, str]]) -> None:
@@ -95,7 +96,12 @@ def require_used(words: Collection[str], used: Collection[str], choices: Collect
             raise ValueError(f"{word} is for {found.group}={found.choice}, which no job has: {hint}")
 
 
-def _loaded(load: Callable[[list[str]], DictConfig], words: list[str]) -> DictConfig:
+def loaded(load: Callable[[list[str]], DictConfig], words: list[str]) -> DictConfig:
+    """The configuration of these words.
+
+    Raises:
+        ValueError: a setting that there is none of, with what was chosen.
+    """
     try:
         return load(words)
     except ConfigCompositionException as error:
@@ -103,7 +109,7 @@ def _loaded(load: Callable[[list[str]], DictConfig], words: list[str]) -> DictCo
         rest = [word for word in words if found and _key(word) != found[1]]
         if found is None or len(rest) == len(words):
             raise
-        said = _no_setting(found[1], _loaded(load, rest))
+        said = _no_setting(found[1], loaded(load, rest))
         raise ValueError(said) from error
 
 
@@ -155,6 +161,12 @@ def sentence(error: BaseException) -> str:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         close, there = _nearest(choice, error.options), _choose(list(error.options))
         return f"There is no {group}={choice}{f' ({close})' if close else ''}: {there}."
+    if isinstance(error, OmegaConfBaseException):
+        place = f" at {error.full_key}" if error.full_key else ""
+        why = said.partition(" full_key:")[0]
+        return f"The configuration{place} cannot be resolved ({why}): mend it, or leave out what refers to it."
+    if said.startswith("Config group override must be a string"):
+        return "A group is given no name of a file: expected GROUP=CHOICE, such as prior=tv."
     if isinstance(error, OverrideParseException):
         why = said.partition(" See https://")[0].removeprefix(f"Error parsing override '{error.override}' ")
         return (

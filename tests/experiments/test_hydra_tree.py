@@ -167,6 +167,8 @@ def test_a_package_on_the_search_path_is_not_imported(tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text("defaults: [run, _self_]\nhydra: {searchpath: ['pkg://intruder']}\n")
     refused("hydra.searchpath=[pkg://intruder]", match="pkg://intruder")
     refused("--config-dir", str(tmp_path), "--config-name", "mine", match="pkg://intruder")
+    for key in ("hydra.searchpath", "+hydra.searchpath"):
+        refused(*sweeping(tmp_path, {"prior": "tv", key: "[pkg://intruder]"}), match="pkg://intruder")
     assert "intruder" not in sys.modules
     assert not (tmp_path / "ran").exists()
 

@@ -106,6 +106,16 @@ SOLVERS = "choose from daps, ddim, ddnm, "
             "solvers.kpz.steps=3 is for solver=kpz, which no job has: did you mean kps?\n",
         ),
         (["+solver.steps=3"], "There is a setting solver.steps already: leave out the plus.\n"),
+        (["-m", "prior=tv", "solvr=ddrm"], "There is no setting solvr: did you mean solver"),
+        (["-m", "solver=glob(zz*)"], "The sweep solver=glob(zz*) has no job: expected a glob(...) that fits a choice"),
+        (["~draws"], "The configuration has no draws: leave out ~draws, and begin a file of your own with defaults: ["),
+        (["-m", "~data"], "The configuration has no data: leave out ~data, and begin a file of your own with "),
+        (["prior=null"], "A group is given no name of a file: expected GROUP=CHOICE, such as prior=tv.\n"),
+        (
+            ["solver.steps=${fnord}"],
+            "The configuration at hydra.overrides.task[0] cannot be resolved (Interpolation key 'fnord' not found): "
+            "mend it, or leave out what refers to it.\n",
+        ),
         (["solver=kps,ddrm"], "solver=kps,ddrm has several values: -m runs a job of each, and [A,B] is a list.\n"),
         (
             ["solver.steps=a=b"],
@@ -119,6 +129,13 @@ def test_words_that_lead_nowhere(words, said, capsys):
     assert written.err.startswith(f"invdiff: {said}")
     assert written.err.count("\n") == 1
     assert not written.out
+
+
+def test_jobs_that_differ_in_where_they_run_alone(capsys, tmp_path):
+    assert main([*TASK, "solver=pnp_hqs", "-m", f"out={tmp_path}/a,{tmp_path}/b"]) == 2
+    said = capsys.readouterr().err
+    assert "differ in out alone, which makes no other job: give out one value in a sweep." in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_settings_of_every_job_are_printed(capsys):
