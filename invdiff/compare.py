@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 from .sweep import METHOD, Job
 
-__all__ = ["Difference", "best", "difference", "interval", "leaders", "mean", "mean_interval", "reference"]
+__all__ = ["ENOUGH", "Difference", "best", "difference", "interval", "leaders", "mean", "mean_interval", "reference"]
 
 _LEVEL = 0.95
+# Images by which two methods can be told apart: where they are equal, all of n differences have the same sign in
+# 2 ** (1 - n) of cases, which is below 5 % from six on, and of fewer the interval is little wider than their range.
+ENOUGH = 6
 # Which way a figure is better, or the value that is right.
 _BETTER = {"psnr_mean": 1, "psnr_draw": 1, "ssim_mean": 1, "ssim_draw": 1, "lpips": -1, "crps": -1}
 _RIGHT = {"coverage90": 0.9, "spread_skill": 1.0}
@@ -101,19 +104,28 @@ def leaders(jobs: Sequence[Job], figure: str) -> list[Job]:
     """The job with the best mean of a figure, and those that cannot be told from it.
 
     These are the ones whose paired difference from it has a 95 % interval that holds 0. Of coverage and spread it is
-    the job whose mean is nearest to the value that is right, alone.
+    what comes nearest to the value that is right, alone. Means are over the images that all these jobs share.
 
     Returns:
-        No job where fewer than two have the figure, or where it has no better or worse (chi2, calls, seconds, memory).
+        No job where fewer than two have the figure, where they share fewer than `ENOUGH` images, or where the figure
+        has no better or worse (chi2, calls, seconds, memory).
     """
     having = [job for job in jobs if not math.isnan(mean(job, figure))]
     if len(having) < 2:
         return []
+    shared = set.intersection(*({key for key, i in job.images.items() if figure in i.figures} for job in having))
+    if len(shared) < ENOUGH:
+        return []
+
+    def level(job: Job) -> float:
+        return math.fsum(job.images[sha256].figures[figure] for sha256 in shared) / len(shared)
+
     if figure in _RIGHT:
-        return [min(having, key=lambda job: abs(mean(job, figure) - _RIGHT[figure]))]
+        off = [abs(level(job) - _RIGHT[figure]) for job in having]
+        return [job for job, distance in zip(having, off, strict=True) if distance == min(off)]
     if figure not in _BETTER:
         return []
-    first = max(having, key=lambda job: _BETTER[figure] * mean(job, figure))
+    first = max(having, key=lambda job: _BETTER[figure] * level(job))
 
     def told_apart(job: Job) -> bool:
         gap = difference(job, first, figure)

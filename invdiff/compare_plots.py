@@ -252,7 +252,8 @@ def _bars_are(tasks: Mapping[tuple[str, ...], Sequence[Job]], others: Mapping[tu
     if not drawn:
         return marks
     methods = {other.method for task in drawn if (other := others[task]) is not None}
-    name = methods.pop() if len(methods) == 1 else "the best of each panel"
+    chosen = all(others[task] is best(jobs) for task, jobs in tasks.items())
+    name = methods.pop() if len(methods) == 1 else f"the {'best' if chosen else 'reference'} of each panel"
     return f"{marks} Bars: 95 % intervals over images of the difference from {name} (no bar)."
 
 

@@ -270,16 +270,32 @@ def test_the_best_and_what_cannot_be_told_from_it_are_bold(tmp_path, capsys):
     text = markdown(sweep, references(sweep, None))
     assert "| near | pnp_hqs | 6 | **25.05** | - | **0.626** |" in text
     assert "| clear | pnp_hqs | 6 | 24.08 | - | 0.602 |" in text
-    assert "Bold: the best mean of PSNR" in text
+    assert "Bold, from six shared images on: the best mean of PSNR" in text
     print_tables(sweep, references(sweep, None))
     assert "**" not in capsys.readouterr().out
     assert leaders(sweep.jobs[:1], "psnr_mean") == []
 
 
-def test_one_image_makes_its_best_bold_alone(tmp_path):
-    for name, psnr in (("one", 20.0), ("two", 20.1)):
-        write_job(tmp_path, name, prior=name, figures=rows([psnr]), pictures=False)
-    assert [job.path for job in leaders(read_sweep(tmp_path).jobs, "psnr_mean")] == ["two"]
+def test_few_images_tell_nothing_apart(tmp_path):
+    first = [20.0, 31.0, 25.0, 28.5, 22.0, 24.0]
+    for count in (1, 2, 5, 6):
+        for name, gap in (("one", 0.0), ("two", 0.1)):
+            psnrs = [psnr + gap for psnr in first[:count]]
+            write_job(tmp_path / str(count), name, prior=name, figures=rows(psnrs), pictures=False)
+        bold = [job.path for job in leaders(read_sweep(tmp_path / str(count)).jobs, "psnr_mean")]
+        assert bold == (["two"] if count == 6 else [])
+
+
+def test_the_best_is_that_of_the_shared_images(tmp_path):
+    first = [20.0, 31.0, 25.0, 28.5, 22.0, 24.0, 10.0]
+    write_job(tmp_path, "all", prior="all", figures=rows(first, draws=8), pictures=False)
+    # Worse on each of its images, and better on average as it lacks the worst of them.
+    write_job(tmp_path, "some", prior="some", figures=rows([p - 1 for p in first[:6]], draws=8), pictures=False)
+    jobs = read_sweep(tmp_path).jobs
+    assert mean(jobs[1], "psnr_mean") > mean(jobs[0], "psnr_mean")
+    assert [job.path for job in leaders(jobs, "psnr_mean")] == ["all"]
+    # They are as near to what is right.
+    assert [job.path for job in leaders(jobs, "coverage90")] == ["all", "some"]
 
 
 def test_chi2_stands_with_draws_alone(tmp_path):

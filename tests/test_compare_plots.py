@@ -207,7 +207,7 @@ def test_a_figure_says_what_its_marks_and_bars_are(sweep, tmp_path):
     assert said(cost_plot(sweep, "seconds", dict.fromkeys(chosen))) == marks
     other = dict(zip(chosen, [job for jobs in sweep.tasks().values() for job in jobs[:1]], strict=True))
     mixed = {task: (chosen if place else other)[task] for place, task in enumerate(chosen)}
-    assert "of the difference from the best of each panel (no bar)." in said(cost_plot(sweep, "seconds", mixed))
+    assert "of the difference from the reference of each panel (no bar)." in said(cost_plot(sweep, "seconds", mixed))
     write_job(tmp_path, "one", figures=rows([20.0]), pictures=False)
     assert said(cost_plot(read_sweep(tmp_path), "nfe")) == "Marks: means over 1 image."
 
