@@ -82,8 +82,7 @@ def _look_through(folders: Sequence[Path], method: str, level: float, delta: flo
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
         settings = agreed(settings, settings_of(posterior.record), str(folder))
-        batched = posterior.record["batched"] and truth.ndim == len(posterior.shape) - 1
-        images |= {digest(image) for image in (truth if batched else truth[None])}
+        images |= {digest(image) for image in (truth if posterior.record["batched"] else truth[None])}
         # One folder given twice is one run.
         seeds.append((posterior.record["seed"], folder.resolve()))
     needed = images_needed(method, level, delta)

@@ -64,6 +64,15 @@ def test_the_file_is_what_calibrate_makes_of_these_runs(runs, capsys):
     assert said.splitlines()[-1] == "written to c.json; invdiff report RUN --calibrator c.json applies it"
 
 
+def test_a_folder_of_several_measurements_is_as_many_images(capsys):
+    truths = PRIOR.sample(10, seed=5).float()
+    y = truths + 0.1 * torch.randn(truths.shape, generator=torch.Generator().manual_seed(6))
+    likelihood = Likelihood(y, Identity(SHAPE), GaussianNoise(0.1))
+    sample(DDRM(steps=3), likelihood, PRIOR, draws=19, store="ten.zarr", truth=truths, progress=False)
+    assert main(["calibrate", "ten.zarr"]) == 0
+    assert Calibrator.load("calibrator.json") == calibrate([Posterior.load("ten.zarr")], [truths])
+
+
 def test_a_pattern_that_no_shell_filled_in(runs):
     assert main(["calibrate", f"{runs}/*.zarr"]) == 0
     assert Calibrator.load("calibrator.json").images == 10
