@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from invdiff.conformal import Calibrator, calibrate
+from invdiff.montecarlo import standard_errors
 from tests.report_page import data_of, known, page, run
 
 
@@ -16,6 +17,9 @@ def test_a_calibrator_scales_the_spread_and_names_its_guarantee(tmp_path):
     assert "On a new image of the same kind, on average at most 10 % of its values lie outside" in text
     data = data_of(text)
     assert data["scale"] == 1.5
+    assert "Std and interval are those of the calibrator, 1.5 times as wide as the draws, which stay." in text
+    mean, std = standard_errors(posterior).rms(False)
+    assert f"{mean:.4f} of the mean, {1.5 * std:.4f} of the std" in text, "of the std that is shown"
     # The draws stay as they were sampled.
     assert data["draws"] == data_of(page(tmp_path, posterior))["draws"]
 

@@ -96,6 +96,7 @@ def assemble(
     y, truth, operator = _checked(known, shape)
     spread = not drawn.point and drawn.usable > 1
     worth = drawn if calibrator is None else calibrator(drawn, anyway=anyway)
+    stretch = 1.0 if calibrator is None else calibrator.scale
 
     mean = drawn.mean().cpu().float()
     std = worth.std().cpu().float() if spread else None
@@ -126,7 +127,7 @@ def assemble(
         "high": scale.high,
         "draws": [] if drawn.point else strip.uris,
         "numbers": strip.numbers,
-        "scale": calibrator.scale if calibrator is not None else 1.0,
+        "scale": stretch,
         "layers": look.layers(window, whole),
         "tints": [{"key": key, "name": name, "uri": gray_map(window.of(v))} for key, (name, v) in split.items()],
         "row": row,
@@ -151,6 +152,8 @@ def assemble(
         )
     found = _figures(drawn, y, operator, known.noise, truth, mean) | shares
     found |= found.get("monte_carlo") or montecarlo.figures(drawn) or {}
+    if "std_error" in found:
+        found["std_error"] *= stretch  # as the std that it is the error of
     if std is not None:
         found["mean_std"] = float(std.mean())
         if truth is not None:
@@ -164,7 +167,7 @@ def assemble(
         None if whole else window,
         found | {"restored": "point estimate" if drawn.point else "mean", "label": worth.label},
         scores,
-        probe_words(strip, spread, truth is not None),
+        probe_words(strip, spread, truth is not None, stretch),
         notes,
     )
 

@@ -17,13 +17,15 @@ from .pictures import Range, Strip
 __all__ = ["notes_of", "probe_words"]
 
 
-def probe_words(strip: Strip, spread: bool, truth: bool) -> str:
-    """What the probe shows."""
+def probe_words(strip: Strip, spread: bool, truth: bool, stretch: float) -> str:
+    """What the probe shows, of draws whose spread a calibrator stretched so much."""
     if not spread:
         return "Values are read from pictures of 8 bits."
     words = f"Bars: the {len(strip.uris)} draws on this page, in steps of 1/255. Line: their mean."
     if len(strip.uris) >= 19:
         words += " Below: the central 90 % interval."
+    if stretch != 1:
+        words += f" Std and interval are those of the calibrator, {stretch:.3g} times as wide as the draws, which stay."
     return words + (" Triangle: the truth." if truth else "")
 
 
