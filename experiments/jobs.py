@@ -91,13 +91,21 @@ class State:
 
 
 def state(job: Job) -> State:
-    """What the folder of a job says."""
+    """What the folder of a job says.
+
+    Raises:
+        ValueError: it cannot be read, as after a full disk.
+    """
     for name in ("done", "failed"):
         path = job.folder / f"{name}.json"
         if not path.is_file():
             continue
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["key"] != job.key:
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            key = record["key"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no record of a job: remove it, and the job runs again.") from error
+        if key != job.key:
             continue
         if name == "failed":
             return State(record["status"], record["sentence"], record=record)

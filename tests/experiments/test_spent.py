@@ -10,7 +10,7 @@ import time
 import pytest
 
 from invdiff.experiments import jobs as jobs_module
-from invdiff.experiments.run import main
+from invdiff.experiments.run import compose, main
 from invdiff.experiments.spent import SPENT, Spent
 
 WORDS = [
@@ -79,3 +79,13 @@ def test_draws_that_are_gone_took_nothing(tmp_path):
     assert Spent(tmp_path / "draws.zarr").begin() == 10
     assert Spent(tmp_path / "draws_1.zarr").begin() == 0
     assert set(json.loads((tmp_path / SPENT).read_text())) == {"draws.zarr", "draws_1.zarr"}
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]", ""])
+def test_a_record_that_cannot_be_read_is_named(tmp_path, capsys, content):
+    (job,) = compose([*WORDS, f"out={tmp_path}"])
+    job.folder.mkdir()
+    (job.folder / "done.json").write_text(content)
+    assert main([*WORDS, f"out={tmp_path}"]) == 2
+    said = f"invdiff: {job.folder}/done.json is no record of a job: remove it, and the job runs again.\n"
+    assert capsys.readouterr().err == said
