@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .operators import Identity, LinearOperator, Mask
-from .operators.linalg import conjugate_gradient
+from .operators.linalg import column, conjugate_gradient
 
 __all__ = ["poisson_prox"]
 
@@ -44,11 +44,11 @@ def poisson_prox(operator: LinearOperator, y: Tensor, gain: float, z: Tensor, rh
 def newton_prox(operator: LinearOperator, y: Tensor, gain: float, z: Tensor, rho: Tensor) -> Tensor:
     """argmin over x with A x >= 0 of sum(A x / g - (y / g) log(A x)) + rho / 2 |x - z|^2, member by member.
 
-    First with A x / g, also for A x < 0, where no photon was counted (y = 0): where its minimum has A x >= 0 it is the
-    one looked for. Elsewhere by a barrier: m photons are taken for none, which keep A x positive, and m falls to 0.001,
-    in float64 to 1e-6; by duality the objective is then at most m above its minimum for each pixel without photons
-    (Boyd, Vandenberghe 2004, "Convex Optimization", section 11.2). Where A of a constant
-    image is not positive A x / g stays.
+    First by Newton's method with A x / g, also for A x < 0, where no photon was counted (y = 0): where its minimum has
+    A x >= 0 it is the one looked for. Elsewhere by a barrier: no photon counts as m photons, which keeps A x positive,
+    and m falls to 0.001, in float64 to 1e-6; by duality the objective is then at most m above its minimum for each
+    pixel without photons (Boyd, Vandenberghe 2004, "Convex Optimization", section 11.2). It takes 5 to 20 times as
+    long. Where A of a constant image is not positive A x / g stays.
 
     Args:
         operator: linear A.
@@ -70,10 +70,12 @@ def newton_prox(operator: LinearOperator, y: Tensor, gain: float, z: Tensor, rho
     negative = (dark & (operator.forward(x) < 0)).flatten(1).any(1)
     if not bool(negative.any()):
         return x
-    held = _positive_start(operator, z, dark | (count > 0))
+    # Members that need no barrier get none, and no start that a barrier asks for.
+    asked = (count > 0) | (dark & column(negative, dark))
+    held = _positive_start(operator, z, asked)
     for power in range(1, 7 if z.dtype == torch.float64 else 4):
-        held = _newton(operator, torch.where(dark, 10.0**-power, count), gain, z, rho, held)
-    return torch.where(negative.reshape((-1,) + (1,) * (z.ndim - 1)), held, x)
+        held = _newton(operator, torch.where(asked & dark, 10.0**-power, count), gain, z, rho, held)
+    return torch.where(column(negative, z), held, x)
 
 
 def _newton(operator: LinearOperator, count: Tensor, gain: float, z: Tensor, rho: Tensor, x: Tensor) -> Tensor:
@@ -103,7 +105,8 @@ def _newton(operator: LinearOperator, count: Tensor, gain: float, z: Tensor, rho
         newton = conjugate_gradient(
             lambda v, c=curvature: operator.adjoint(c * operator.forward(v)) + rho * v,  # type: ignore[misc]
             -slope,
-            tol=tolerance,
+            # What a step leaves the next ones remove, in a third of the time of exact steps.
+            tol=0.1,
             max_iter=200,
         ).x
         newton = along(moving.to(z), newton)
