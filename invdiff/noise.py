@@ -136,7 +136,8 @@ class GaussianNoise:
 
     def _positive(self, z: Tensor, what: str) -> Tensor:
         sigma = self.like(z)
-        if bool((sigma == 0).any()) if isinstance(self.sigma, Tensor) else self.sigma == 0:
+        # A number above 0 may be 0 in the precision of z.
+        if sigma.item() == 0 if sigma.numel() == 1 else bool((sigma == 0).any()):
             raise ValueError(f"sigma is 0, where {what} does not exist: use prox, or a sigma above 0.")
         return sigma
 

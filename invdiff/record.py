@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import enum
 import functools
@@ -205,13 +206,16 @@ def _constants(operator: Operator, inner: Describe) -> dict[str, Any]:
 
 def _constant(tensor: Tensor) -> Any:
     """The description of a constant, a copy that one of our operators made: hashed anew only where it was changed."""
-    if tensor.is_inference():  # has no version
+    # One made under inference_mode has no version, and that of memory shared with numpy tells of torch's writes alone;
+    # such memory, which has another owner too, cannot be resized.
+    if tensor.is_inference() or not tensor.untyped_storage().resizable():
         return describe(tensor)
     known = _KNOWN.get(id(tensor))
-    if known is None or known[0]() is not tensor or known[1] != tensor._version:
-        known = weakref.ref(tensor), tensor._version, describe(tensor)
+    if known is None or known[0]() is not tensor:
         weakref.finalize(tensor, _KNOWN.pop, id(tensor), None).atexit = False
-        _KNOWN[id(tensor)] = known
+        known = None
+    if known is None or known[1] != tensor._version:
+        known = _KNOWN[id(tensor)] = weakref.ref(tensor), tensor._version, describe(tensor)
     return dict(known[2])
 
 
@@ -227,7 +231,7 @@ def weight_hash(thing: object) -> str | None:
         for name, tensor in sorted(network.state_dict().items()):
             if isinstance(tensor, Tensor):
                 total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-                total.update(_bytes(tensor))
+                _feed(total, tensor)
                 empty = False
     return None if empty else total.hexdigest()
 
@@ -249,14 +253,18 @@ def _networks(thing: object, seen: set[int]) -> Iterator[nn.Module]:
 
 def digest(tensor: Tensor) -> str:
     """The SHA-256 of a tensor's bytes."""
-    return hashlib.sha256(_bytes(tensor)).hexdigest()
+    total = hashlib.sha256()
+    _feed(total, tensor)
+    return total.hexdigest()
 
 
-def _bytes(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor, not copied where they lie in memory in a row."""
+def _feed(total: hashlib._Hash, tensor: Tensor) -> None:
+    """Hash the bytes of a tensor, not copied where they lie in memory in a row."""
     # Conjugation and negation may be pending in a flag, and the bytes those of other values.
-    plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().flatten()
-    return plain.view(torch.uint8).numpy().data
+    plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+    size = plain.numel() * plain.element_size()
+    # Not by .numpy(), which marks the memory, that of the caller too, as shared: never to be resized.
+    total.update((ctypes.c_ubyte * size).from_address(plain.data_ptr()) if size else b"")
 
 
 def environment(device: torch.device) -> dict[str, Any]:

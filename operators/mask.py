@@ -102,7 +102,7 @@ class Mask(Spectral):
 
     def damped_step(self, z: Tensor, coordinates: Tensor, damping: float | Tensor) -> Tensor:
         mask, d = self.singular_as(z), torch.as_tensor(damping, dtype=z.dtype)
-        if d.numel() == 1 and not d.requires_grad and d.item() > 0 and self._binary(mask):
+        if d.numel() == 1 and not d.requires_grad and 0 < d.item() < math.inf and self._binary(mask):
             # The same bits in half the passes: what is not seen has the weight 0 whatever its gap.
             return torch.addcmul(z, mask, coordinates - z, value=(1 / (1 + d)).item())
         gap = coordinates - mask * z

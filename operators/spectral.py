@@ -139,7 +139,8 @@ class Spectral(LinearOperator):
         d = torch.as_tensor(damping, device=like.device, dtype=like.dtype.to_real())
         d = d.reshape(-1, *[1] * (like.ndim - 1)) if d.ndim == 1 else d
         square = self._cached(("s^2", singular.dtype, like.device), singular.square)
-        if not isinstance(damping, Tensor) or bool((d > 0).all()):
+        # A number above 0 may be 0 in this precision.
+        if bool((d > 0).all()):
             return singular / (square + d)
         total = square + d
         return torch.where(d > 0, singular / torch.where(total > 0, total, 1.0), self.inverse_singular(like))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from typing import Any
@@ -28,7 +29,7 @@ from invdiff.operators import (
 from invdiff.priors.cnn import DnCNN
 from invdiff.priors.diffusion import DiffusionPrior
 from invdiff.priors.unet import UNet
-from invdiff.record import describe, weight_hash
+from invdiff.record import _KNOWN, describe, weight_hash
 from invdiff.report import weight_hash as reported
 
 SHAPE = (3, 8, 8)
@@ -229,3 +230,21 @@ def test_bytes_of_a_tensor_that_lies_in_no_row_or_is_empty():
     x = torch.arange(12.0).reshape(3, 4)
     assert describe(x.T)["sha256"] == hashlib.sha256(x.T.contiguous().numpy().tobytes()).hexdigest()
     assert describe(x[:, :0])["sha256"] == hashlib.sha256(b"").hexdigest()
+
+
+def test_a_constant_written_to_through_numpy_is_hashed_anew():
+    operator = mask(0)
+    before = describe(operator)["constants"]["mask"]
+    operator.singular.numpy()[0, 0, 0] = 0.25
+    assert describe(operator)["constants"]["mask"] != before
+    assert len([one for one in _KNOWN.values() if one[0]() is operator.singular]) == 1
+    del operator
+    gc.collect()
+    assert all(one[0]() is not None for one in _KNOWN.values())
+
+
+def test_describing_a_tensor_leaves_its_memory_as_it_was():
+    x = torch.arange(4.0)
+    describe(x)
+    assert x.untyped_storage().resizable()
+    x.resize_(8)

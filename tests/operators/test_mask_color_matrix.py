@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -226,3 +228,16 @@ def test_the_damping_of_a_mask_keeps_its_gradient():
     Mask(torch.ones(2, 2), (1, 2, 2)).damped_step(z, y, d).sum().backward()
     assert d.grad is not None
     assert d.grad.item() == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize("mask", [torch.ones(2, 2), torch.full((2, 2), 0.5)])
+def test_a_damping_that_is_no_number_is_refused_whatever_the_mask_holds(mask):
+    with pytest.raises(ValueError, match="got damping inf"):
+        Mask(mask, (1, 2, 2)).damped_step(torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2), math.inf)
+
+
+def test_a_damping_too_small_for_the_precision_is_none():
+    A = Mask(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), (1, 2, 2))
+    z, y = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
+    assert torch.equal(A.damped_step(z, y, 1e-60), A.singular.float()[None])
+    assert torch.equal(A.damped_pinv(y, 1e-60), A.singular.float()[None])
