@@ -59,7 +59,7 @@ COLUMNS = (
     *("value", "unit", "ratio", "psnr", "device", "threads", "torch", "commit"),
 )
 # What tells one measured figure from another.
-KEY = ("part", "solver", "task", "library", "network", "size", "draws", "nfe")
+KEY = ("part", "solver", "task", "library", "network", "size", "draws", "nfe", "device")
 SOLVERS = ("ddrm", "diffpir", "dps", "pnp_hqs", "red_gd")
 # What azula has of them.
 IN_AZULA = ("diffpir", "dps")
@@ -269,7 +269,8 @@ def rows(settings: argparse.Namespace) -> Iterator[Row]:
             cells.append(draws_row(settings, solver, task, 1))
         if "ensemble" in settings.parts and solver not in POINTS:
             cells.append(draws_row(settings, solver, task, settings.draws))
-        if "memory" in settings.parts and solver not in POINTS:
+        # Of a process, and so of the CPU's.
+        if "memory" in settings.parts and solver not in POINTS and settings.device == "cpu":
             cells.append(memory_rows(settings, solver, task))
         for row in itertools.chain(*cells):
             yield common | {"solver": solver, "task": task} | row
