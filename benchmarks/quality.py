@@ -12,13 +12,16 @@ fixed places), measured by
 with Gaussian noise of --sigma-y. The network is the shipped prior for all. At equal cost (mode "equal"): a draw of KPS
 with 30 steps and 3 products comes first, and each of the others takes as many steps as cost the same, a forward for a
 call and two more for a pass back; plug-and-play methods, whose result is one image, have their own number of steps.
-deepinv's `dpir` is its `optim.DPIR` with our prior as the denoiser. The clouds of TDS, FPS-SMC and MCGDiff have as
-many particles as there are draws, all of which are kept, and so dependent. Left out are KPSCloud, whose clouds of 256
-cost as many times more, and PnPDM, whose diffusions of up to 100 steps leave it hardly two iterations at this cost.
+deepinv's `dpir` is its `optim.DPIR` with our prior as the denoiser, `dpir_tuned` the same with the settings of
+`benchmarks.tuning`, and `dps_annealed` its DPS with another guidance, as the default fails at so few steps. Every draw
+of TDS, FPS-SMC and MCGDiff comes from a cloud of its own, so that draws are independent as everybody's are; all
+particles count as its cost: there are as many as the cost allows at the solver's own number of steps, at least 2, with
+fewer steps where 2 cost too much. Left out are KPSCloud, whose clouds of 256 cost as many times more, and PnPDM, whose
+diffusions of up to 100 steps leave it hardly two iterations at this cost.
 
 Reported per crop and method: PSNR and SSIM of the draws' mean and of a draw, fair CRPS, coverage of central 90 %
 intervals (of (K - 1) / (K + 1) where there are K < 19 draws), processor seconds of all draws. A point estimate's CRPS
-is its mean absolute error, its PSNR is held against that of means.
+is its mean absolute error; its PSNR is held against that of means, which cost as many times more as there are draws.
 
 Crops come one after another, the sets in turn, each with all tasks, noises and methods, so that what is finished at
 any time is a fair part of the whole. The folder of the data is INVDIFF_DATA. Rows that stand in the CSV are kept, and
@@ -29,12 +32,14 @@ those together.
 from __future__ import annotations
 
 import argparse
+import importlib
 import itertools
 import math
 import os
 import time
 import zlib
 from collections.abc import Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +53,7 @@ from invdiff.metrics import psnr, ssim
 from invdiff.noise import GaussianNoise
 from invdiff.operators import Blur, Downsample, Grayscale, Mask, Operator, gaussian_psf, load_psf, random_mask
 from invdiff.priors import Prior
+from invdiff.record import environment, machine
 from invdiff.scores import fair_crps
 
 from . import peers
@@ -59,14 +65,15 @@ RESULTS = Path(__file__).parent / "results" / "quality.csv"
 SETS = ("Set5", "CBSD68", "Kodak24")
 TASKS = ("blur", "motion", "down4", "inpaint70", "inpaint92", "box", "gray")
 REFERENCE = "invdiff kps"
-# What a step costs: a forward for a call, two more for a pass back; of MMPS it depends on how a library solves for it.
+# What a step costs, of a cloud for each of its particles: a forward for a call, two more for a pass back; of MMPS it
+# depends on how a library solves for it.
 DRAWN = {"kps": 0, "ddrm": 1, "ddnm": 1, "diffpir": 1, "reddiff": 1, "mcgdiff": 1, "fps_smc": 1, "daps": 5, "tmpd": 5}
 DRAWN |= {"pigdm": 3, "dps": 3, "mmps": 3, "dps_annealed": 3, "tds": 3, "deepinv mmps": 7, "azula mmps": 5}
 CLOUDS = ("tds", "fps_smc", "mcgdiff")
 OURS = ("kps", "ddrm", "ddnm", "diffpir", "pigdm", "mmps", "tmpd", "dps", "daps", "reddiff", *CLOUDS)
 OURS += ("pnp_hqs", "pnp_admm", "pnp_pgd", "red_gd", "red_fp", "red_admm")
 THEIRS = {
-    "deepinv": ("ddrm", "diffpir", "pigdm", "mmps", "dps", "dps_annealed", "dpir"),
+    "deepinv": ("ddrm", "diffpir", "pigdm", "mmps", "dps", "dps_annealed", "dpir", "dpir_tuned"),
     "azula": ("diffpir", "pigdm", "mmps", "dps", "tmpd"),
 }
 METHODS = tuple(f"invdiff {name}" for name in OURS) + tuple(
@@ -84,7 +91,8 @@ QUICK = (
 RANKED = {"psnr_mean": "PSNR of the mean, dB", "crps": "CRPS", "coverage": "coverage error"}
 FIGURES = ("psnr_mean", "psnr_draw", "ssim_mean", "ssim_draw", "crps", "coverage", "seconds")
 KEY = ("image", "task", "sigma_y", "size", "draws", "method")
-COLUMNS = (*KEY, "steps", "nfe", "nfe_backward", *FIGURES)
+WHERE = ("device", "torch", "deepinv", "azula", "commit")
+COLUMNS = (*KEY, "steps", "particles", "nfe", "nfe_backward", *FIGURES, *WHERE)
 
 
 def operators(size: int, data: Path) -> dict[str, Operator]:
@@ -115,25 +123,53 @@ def crops(data: Path, sets: Sequence[str], count: int, size: int) -> list[tuple[
     return [(name, crop(load_image(path), size)[2]) for name, path in picked]
 
 
-def own(name: str, likelihood: Likelihood, prior: Prior, draws: int, steps: int | None) -> tuple[Posterior, Row]:
-    """One of our solvers: its draws, and what they took."""
-    options: dict[str, Any] = (
-        {"steps": 30, "products": 3} if name == "kps" else {} if steps is None else {"steps": steps}
-    )
-    options |= {"particles": draws, "keep": "cloud"} if name in CLOUDS else {}
+def where() -> Row:
+    """The machine, the versions and the commit that a row was measured with."""
+    found = environment(torch.device("cpu"))
+    row = {"device": machine(torch.device("cpu"))["device"], "torch": found["torch"], "commit": found["git_commit"]}
+    for library in THEIRS:
+        try:
+            row[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            row[library] = ""
+    return row | {"commit": str(row["commit"])[:10]}
+
+
+def cloud(name: str, cost: int) -> dict[str, int]:
+    """Particles and steps of a cloud that costs no less, and hardly more, than this."""
+    share, solver = DRAWN[name], solvers.load(name)
+    particles = max(2, cost // (share * solver.steps))  # type: ignore[attr-defined]
+    return {"particles": particles, "steps": max(2, math.ceil(cost / (share * particles)))}
+
+
+def own(name: str, likelihood: Likelihood, prior: Prior, draws: int, cost: int) -> tuple[Posterior, Row]:
+    """One of our solvers at this cost of a draw: its draws, and what they took."""
+    options: dict[str, Any] = {"steps": 30, "products": 3} if name == "kps" else {}
+    if name in CLOUDS:
+        options = cloud(name, cost)
+    elif name in DRAWN and name != REFERENCE.split()[1]:
+        options = {"steps": steps_for(DRAWN[name], cost)}
     solver = solvers.load(name, **options)
     # As many members at a time as leave none to be filled up.
-    size = 1 if name in CLOUDS else math.ceil(draws / math.ceil(draws / 16))
+    size = math.ceil(draws / math.ceil(draws / 16))
     wanted = draws if solver.stochastic else 1
+    clock = time.process_time()
     posterior = sample(solver, likelihood, prior, draws=wanted, micro_batch=size, progress=False)
-    taken = getattr(solver, "steps", getattr(solver, "iterations", ""))
-    return posterior, {"steps": str(taken)} | {key: str(posterior.record[key]) for key in ("nfe", "nfe_backward")}
+    row = {"seconds": f"{time.process_time() - clock:.5g}", "particles": str(getattr(solver, "particles", ""))}
+    row["steps"] = str(getattr(solver, "steps", getattr(solver, "iterations", "")))
+    return posterior, row | {key: str(posterior.record[key]) for key in ("nfe", "nfe_backward")}
+
+
+def steps_for(share: int, cost: int) -> int:
+    """The number of steps of which each costs `share` that together cost no less than this."""
+    return max(2, math.ceil(cost / share))
 
 
 def peer(
     library: str, name: str, likelihood: Likelihood, prior: Prior, draws: int, steps: int | None
 ) -> tuple[Posterior, Row] | None:
     """One of the peers' methods; None where it does not take the operator."""
+    importlib.import_module(library)  # which takes seconds of its own
     assert isinstance(likelihood.noise, GaussianNoise)
     operator, level = likelihood.operator, float(likelihood.noise.like(likelihood.batched_y).flatten()[0])
     own_operator = peers.same(operator, name, level) if library == "deepinv" else operator
@@ -142,10 +178,13 @@ def peer(
     slot = Counted(prior)
     torch.manual_seed(0)
     build = getattr(peers, library)
-    point = name == "dpir"
+    point = name.startswith("dpir")
+    clock = time.process_time()
     made = build(name, own_operator, likelihood.batched_y[0], slot, level, steps)(1 if point else draws)
+    seconds = time.process_time() - clock
     each = draws if (library, name) == ("azula", "dps") else 1
     row = {"steps": str(steps or ""), "nfe": f"{slot.calls / each:.0f}", "nfe_backward": f"{slot.backward / each:.0f}"}
+    row["seconds"] = f"{seconds:.5g}"
     return Posterior(made.float(), {}, "point estimate" if point else "uncalibrated spread"), row
 
 
@@ -172,7 +211,7 @@ def figures(posterior: Posterior, truth: Tensor) -> dict[str, float]:
 
 def rows(settings: argparse.Namespace, standing: Sequence[Row]) -> Iterator[Row]:
     """One row after another, without those that stand."""
-    have = {tuple(row[key] for key in KEY): row for row in standing}
+    have, here = {tuple(row[key] for key in KEY): row for row in standing}, where()
     data, prior = Path(os.environ["INVDIFF_DATA"]), priors.load("natural")
     forward = operators(settings.size, data)
     first, parts = settings.part
@@ -187,12 +226,11 @@ def rows(settings: argparse.Namespace, standing: Sequence[Row]) -> Iterator[Row]
             row = dict(zip(KEY, map(str, [image, task, sigma_y, settings.size, settings.draws, method]), strict=True))
             key = tuple(row.values())
             if key not in have:
-                clock = time.process_time()
                 outcome = _made(method, likelihood, prior, settings.draws, cost)
                 if outcome is None:
                     continue
-                values = figures(outcome[0], truth) | {"seconds": time.process_time() - clock}
-                row |= outcome[1] | {figure: f"{value:.5g}" for figure, value in values.items()}
+                values = {figure: f"{value:.5g}" for figure, value in figures(outcome[0], truth).items()}
+                row |= outcome[1] | values | here
                 have[key] = row
                 yield row
             if method == REFERENCE:
@@ -202,27 +240,28 @@ def rows(settings: argparse.Namespace, standing: Sequence[Row]) -> Iterator[Row]
 def _made(method: str, likelihood: Likelihood, prior: Prior, draws: int, cost: int) -> tuple[Posterior, Row] | None:
     """What a method gives at this cost; None where it does not take the operator."""
     library, name = method.split()
-    share = DRAWN.get(method, DRAWN.get(name, 0))
-    steps = max(2, math.ceil(cost / share)) if share else None
     if library == "invdiff":
-        return own(name, likelihood, prior, draws, steps)
-    return peer(library, name, likelihood, prior, draws, steps)
+        return own(name, likelihood, prior, draws, cost)
+    share = DRAWN.get(method, DRAWN.get(name, 0))
+    return peer(library, name, likelihood, prior, draws, steps_for(share, cost) if share else None)
 
 
 def ranks(found: Sequence[Row]) -> list[str]:
-    """Markdown: the place of KPS among all methods, crop by crop, and its distance to the best of the others.
+    """Markdown: the place of KPS among all methods, on the crops that all have, and its distance to the best other.
 
-    A method's distance to KPS is the mean over the crops that both have, in brackets its 95 % interval; that of
-    coverage is how much further the coverage of all these crops is from nominal.
+    A method's distance to KPS is the mean over these crops, in brackets its 95 % interval; that of coverage is how much
+    further the coverage of all these crops is from nominal. A figure that is not a number is the worst.
     """
     heads = ("task", "noise", "crops", *(f"KPS in {words}" for words in RANKED.values()))
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     for (sigma_y, task), here in sorted(
         _by_case(found).items(), key=lambda case: (case[0][0], TASKS.index(case[0][1]))
     ):
-        reference = here.get(REFERENCE, {})
-        cells = [_place(here, figure) for figure in RANKED]
-        lines.append(f"| {' | '.join((task, sigma_y, str(len(reference)), *cells))} |")
+        # A run that was interrupted has methods that lack the last crop.
+        common = set.intersection(*(set(rows) for rows in here.values())) if REFERENCE in here else set()
+        shared = {method: {name: rows[name] for name in sorted(common)} for method, rows in here.items()}
+        cells = [_place(shared, figure) for figure in RANKED]
+        lines.append(f"| {' | '.join((task, sigma_y, str(len(common)), *cells))} |")
     return lines
 
 
@@ -239,7 +278,7 @@ def _place(here: dict[str, dict[str, Row]], figure: str) -> str:
     kps, sign = here.get(REFERENCE, {}), {"psnr_mean": 1, "crps": -1}.get(figure)
     gains: dict[str, list[float]] = {}
     for method, others in here.items():
-        names = sorted(name for name in set(kps) & set(others) if others[name].get(figure))
+        names = [name for name in kps if others[name].get(figure)]
         if method == REFERENCE or not names:
             continue
         pairs = [(float(kps[name][figure]), float(others[name][figure])) for name in names]
@@ -253,6 +292,8 @@ def _place(here: dict[str, dict[str, Row]], figure: str) -> str:
     if not gains:
         return "-"
     means = {method: sum(values) / len(values) for method, values in gains.items()}
+    # Not a number is no place: a method that diverged is behind everybody.
+    means = {method: math.inf if math.isnan(mean) else mean for method, mean in means.items()}
     best = min(means, key=lambda method: means[method])
     rank = 1 + sum(mean < 0 for mean in means.values())
     digits = 2 if figure == "psnr_mean" else 4 if figure == "crps" else 3
@@ -279,10 +320,14 @@ def table(found: Sequence[Row]) -> list[str]:
     for sigma_y, task, method in sorted(cells, key=lambda cell: (cell[0], TASKS.index(cell[1]), order[cell[2]])):
         here, reference = cells[sigma_y, task, method], cells.get((sigma_y, task, REFERENCE), {})
         names = sorted(set(here) & set(reference))
-        texts = [_text(here, reference, names, figure, method == REFERENCE) for figure in shown]
+        if not names:
+            continue
         nfe, back = (sum(float(here[name][key]) for name in names) / len(names) for key in ("nfe", "nfe_backward"))
         cost = f"{nfe:.0f} + {back:.0f}" if back else f"{nfe:.0f}"
-        lines.append(f"| {task} {sigma_y} | {method} | {len(names)} | {cost} | " + " | ".join(texts) + " |")
+        texts = [_text(here, reference, names, figure, method == REFERENCE) for figure in shown]
+        clouds = sorted({int(here[name]["particles"]) for name in names if here[name].get("particles")})
+        said = f"{method}, clouds of {' or '.join(map(str, clouds))}" if clouds else method
+        lines.append(f"| {task} {sigma_y} | {said} | {len(names)} | {cost} | " + " | ".join(texts) + " |")
     return lines
 
 

@@ -59,7 +59,7 @@ COLUMNS = (
     *("value", "unit", "ratio", "psnr", "device", "threads", "torch", "commit"),
 )
 # What tells one measured figure from another.
-KEY = ("part", "solver", "task", "library", "network", "size", "draws", "nfe", "device")
+KEY = ("part", "solver", "task", "library", "network", "size", "draws", "nfe")
 SOLVERS = ("ddrm", "diffpir", "dps", "pnp_hqs", "red_gd")
 # What azula has of them.
 IN_AZULA = ("diffpir", "dps")
@@ -293,10 +293,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--draws", type=int, help="of an ensemble; 16, or 4 with --quick")
     parser.add_argument("--repeats", type=int, help="of a draw, 5, or 3 with --quick")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--out", type=Path, help="results/speed.csv, or speed_quick.csv with --quick")
+    parser.add_argument("--out", type=Path, help="results/speed.csv, speed_quick.csv, speed_cuda.csv")
     parser.add_argument("--one", nargs=4, metavar=("LIBRARY", "NETWORK", "SOLVER", "TASK"), help=argparse.SUPPRESS)
     settings = parser.parse_args(argv)
-    settings.out = settings.out or (RESULTS.with_name("speed_quick.csv") if settings.quick else RESULTS)
+    # The tables are of the CPU.
+    stem = "speed" + "_cuda" * (settings.device != "cpu") + "_quick" * settings.quick
+    settings.out = settings.out or RESULTS.with_name(f"{stem}.csv")
     settings.nfe = settings.nfe or (4 if settings.quick else 20)
     settings.draws = settings.draws or (4 if settings.quick else 16)
     settings.repeats = settings.repeats or (3 if settings.quick else 5)

@@ -126,6 +126,21 @@ def curve() -> list[str]:
     return lines(("what grows", "NFE", "seconds", "exponent"), found) if found else []
 
 
+def denoising() -> list[str]:
+    """PSNR of priors as denoisers, a column a noise level."""
+    measured = read("denoising.csv")
+    levels = list(dict.fromkeys(row["sigma_255"] for row in measured))
+    found = []
+    for prior in dict.fromkeys(row["prior"] for row in measured):
+        here = {row["sigma_255"]: row for row in measured if row["prior"] == prior}
+        shown = [f"{float(here[level]['psnr']):.2f}" if level in here else "-" for level in levels]
+        seconds = statistics.mean(float(row["seconds_per_image"]) for row in here.values())
+        images = " or ".join(dict.fromkeys(row["images"] for row in here.values()))
+        found.append([prior, images, *shown, f"{seconds:.2f}"])
+    heads = ("prior", "images", *(f"PSNR at {level} / 255" for level in levels), "seconds an image")
+    return lines(heads, found) if found else []
+
+
 def rest(name: str, table: Callable[[list[Row]], list[str]]) -> Callable[[], list[str]]:
     """A table that the benchmark itself makes of its rows."""
 
@@ -136,6 +151,12 @@ def rest(name: str, table: Callable[[list[Row]], list[str]]) -> Callable[[], lis
     return made
 
 
+def tuned() -> list[list[str]]:
+    """Settings of deepinv's DPIR on the crop that chose them, the best first."""
+    found = sorted(read("tuning.csv"), key=lambda row: -float(row["psnr"]))
+    return [[row["settings"].strip("{}"), row["psnr"], *(row[task] for task in quality.TASKS)] for row in found]
+
+
 TABLES: dict[str, Callable[[], list[str]]] = {
     "posterior": posterior,
     "speed": speed,
@@ -144,6 +165,8 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "photographs": rest("restoration.csv", lambda found: restoration.short(found, 48)),
     "ranks": rest("quality.csv", quality.ranks),
     "quality": rest("quality.csv", quality.table),
+    "denoising": denoising,
+    "tuning": lambda: lines(("settings", "mean PSNR", *quality.TASKS), tuned()),
     "calibration": rest("calibration.csv", calibration.table),
 }
 

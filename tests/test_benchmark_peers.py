@@ -8,7 +8,7 @@ import types
 import pytest
 import torch
 
-from benchmarks import posterior_peers, quality
+from benchmarks import peers, posterior_peers, quality, tuning
 from invdiff import Likelihood, Posterior, compare, solvers
 from invdiff.noise import GaussianNoise
 from invdiff.operators import Mask, random_mask
@@ -43,21 +43,59 @@ def test_a_peer_takes_the_evaluations_that_it_is_given(method):
     assert share * STEPS == STEPS + 2 * int(made[1]["nfe_backward"])
 
 
-def test_deepinvs_dpir_has_its_own_steps():
+@pytest.mark.parametrize(("name", "nfe"), [("dpir", 8), ("dpir_tuned", peers.TUNED["iterations"])])
+def test_deepinvs_dpir_has_its_own_steps(name, nfe):
     pytest.importorskip("deepinv", reason="the optional package deepinv is not installed")
-    made = quality._made("deepinv dpir", task(), shrunk, 2, 100)
+    made = quality._made(f"deepinv {name}", task(), shrunk, 2, 100)
     assert made is not None
     assert made[0].point
-    assert (made[1]["nfe"], made[0].shape) == ("8", (1, *SHAPE))
+    assert (made[1]["nfe"], made[0].shape) == (str(nfe), (1, *SHAPE))
+
+
+def test_what_is_filled_in_is_a_mean_of_what_is_seen():
+    pytest.importorskip("deepinv", reason="the optional package deepinv is not installed")
+    likelihood = task()
+    physics = peers.same(likelihood.operator, "dpir_tuned", SIGMA_Y)
+    found = peers.filled_in(physics, likelihood.y[None])
+    seen = likelihood.operator.singular.bool().expand(SHAPE)
+    assert torch.equal(found[0][seen], likelihood.y[seen])
+    for channel, known in zip(found[0], seen, strict=True):
+        assert channel[~known].min() >= channel[known].min()
+        assert channel[~known].max() <= channel[known].max()
+    # Next to a pixel that alone is seen, and of which all others are copies.
+    lone = torch.zeros(6, 6)
+    lone[2, 3] = 1
+    physics = peers.same(Mask(lone, (1, 6, 6)), "dpir_tuned", SIGMA_Y)
+    torch.testing.assert_close(peers.filled_in(physics, 0.7 * lone[None, None]), torch.full((1, 1, 6, 6), 0.7))
+
+
+def test_tuned_settings_are_those_that_the_tuning_found_best():
+    found = quality.read(tuning.RESULTS)
+    assert [row["settings"] for row in found] == [str(chosen) for chosen in tuning.grid()]
+    assert tuning.best(found) == str(peers.TUNED)
 
 
 def test_our_methods_cost_what_is_counted():
     for name in quality.OURS:
         share = quality.DRAWN.get(name)
         if share:
-            made, row = quality.own(name, task(), shrunk, 4, STEPS)
-            assert (name, int(row["nfe"]) + 2 * int(row["nfe_backward"])) == (name, share * STEPS)
+            cost = share * STEPS
+            made, row = quality.own(name, task(), shrunk, 4, cost)
             assert len(made) == 4
+            taken = int(row["nfe"]) + 2 * int(row["nfe_backward"])
+            # Of two particles each takes half of the steps.
+            assert (name, taken) == (name, cost)
+
+
+def test_every_draw_of_a_cloud_method_has_a_cloud_of_its_own_at_equal_cost():
+    for name in quality.CLOUDS:
+        made, row = quality.own(name, task(), shrunk, 2, 6)
+        assert int(row["particles"]) >= 2
+        assert made.record["dependent"] is False
+        assert "dependent" not in made.label
+    # 100 steps each: MCGDiff's particles cost 100 evaluations, TDS's 300, of which not even 2 are to be had.
+    assert quality.cloud("mcgdiff", 450) == {"particles": 4, "steps": 113}
+    assert quality.cloud("tds", 210) == {"particles": 2, "steps": 35}
 
 
 def test_every_solver_for_a_likelihood_is_compared_or_named_as_left_out():
@@ -76,6 +114,15 @@ def test_intervals_of_the_table_are_those_of_compare():
     ]
     low, high = compare.interval([-1, -2, -3])
     assert quality.table(rows)[-1].split(" | ")[3:5] == ["5 + 2", f"23.00 [{low:+.2f}, {high:+.2f}]"]
+
+
+def test_the_table_names_the_particles_of_a_cloud_and_leaves_out_what_cannot_be_compared():
+    head = {"sigma_y": "0.05", "task": "blur", "nfe": "5", "nfe_backward": "0", "psnr_mean": "20"}
+    rows = [head | {"method": "invdiff kps", "image": "a"}, head | {"method": "azula dps", "image": "b"}]
+    rows.append(head | {"method": "invdiff tds", "image": "a", "particles": "2"})
+    found = quality.table(rows)
+    assert len(found) == 4
+    assert found[-1].startswith("| blur 0.05 | invdiff tds, clouds of 2 | 1 | 5 |")
 
 
 def case(method, psnr, crps, coverage):
@@ -98,6 +145,16 @@ def test_where_we_are_not_first_it_says_so():
     assert crps == "1 of 3, 0.0100 [0.0100, 0.0100] ahead of azula mmps"
     # 0.91 against 0.80.
     assert coverage.startswith("1 of 2, 0.090 [")
+
+
+def test_a_method_that_diverged_is_behind_everybody_and_places_are_of_shared_crops():
+    nan = ("nan", "nan")
+    rows = case("azula pigdm", nan, nan, nan) + case("azula mmps", (19, 21), (0.03, 0.04), (0.8, 0.8))
+    rows += case("invdiff kps", (20, 22, 0), (0.02, 0.03, 9), (0.95, 0.87, 0))
+    *_, crops, psnr, crps, _ = quality.ranks(rows)[-1].strip("| ").split(" | ")
+    # The third crop, which KPS alone has so far, counts nowhere.
+    assert (crops, psnr) == ("2", "1 of 3, 1.00 [1.00, 1.00] ahead of azula mmps")
+    assert crps.startswith("1 of 3, 0.0100 ")
 
 
 @pytest.mark.parametrize(("draws", "level"), [(8, 7 / 9), (16, 15 / 17), (19, 0.9), (32, 0.9)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 
 import pytest
@@ -106,3 +107,29 @@ def test_a_part_measured_anew_leaves_the_other_rows(tmp_path, monkeypatch):
     made[:] = [{"part": "outside", "solver": "ddrm", "value": "3"}]
     speed.main(["--out", str(tmp_path / "speed.csv")])
     assert [row["value"] for row in rows.read(tmp_path / "speed.csv")] == ["3", "2"]
+
+
+def test_rows_of_a_gpu_take_the_place_of_none_of_the_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "RESULTS", tmp_path / "speed.csv")
+    monkeypatch.setattr(speed, "environment", lambda device: {"git_commit": "0"})
+    monkeypatch.setattr(speed, "machine", lambda device: {"device": str(device)})
+    monkeypatch.setattr(speed, "rows", lambda settings: iter([{"part": "draw", "value": "1"}]))
+    for device in ("cpu", "cuda"):
+        speed.main(["--device", device])
+    assert [rows.read(tmp_path / name)[0]["device"] for name in ("speed.csv", "speed_cuda.csv")] == ["cpu", "cuda"]
+
+
+def test_memory_of_a_process_is_measured_on_the_cpu_alone(monkeypatch):
+    monkeypatch.setattr(speed, "memory_rows", lambda *_: iter([{"part": "memory"}]))
+    for device, count in (("cpu", 1), ("cuda", 0)):
+        head = {"solvers": ["ddrm"], "tasks": ["blur"], "parts": ["memory"], "size": 8, "nfe": 2}
+        assert len(list(speed.rows(argparse.Namespace(**head, device=device)))) == count
+
+
+def test_the_table_of_denoising_has_a_column_a_level(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert tables.denoising() == []
+    head = ("prior", "sigma_255", "psnr", "images", "seconds_per_image")
+    found = [("a", "15", "30.124", "68", "0.1"), ("a", "25", "28", "68", "0.3"), ("b", "15", "29", "4", "1")]
+    rows.write(tmp_path / "denoising.csv", head, [dict(zip(head, row, strict=True)) for row in found])
+    assert tables.denoising()[2:] == ["| a | 68 | 30.12 | 28.00 | 0.20 |", "| b | 4 | 29.00 | - | 1.00 |"]
