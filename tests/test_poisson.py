@@ -13,7 +13,7 @@ def test_a_member_that_needs_no_barrier_is_asked_for_no_start_of_one():
     # The first row is positive at the first member's z alone, where the second is not, and neither need be.
     operator = Matrix(torch.tensor([[1.0, -20.0], [1.0, 1.0], [3.0, 1.0]], dtype=torch.float64))
     y = torch.tensor([[6.25, 0.0, 3.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
-    z = torch.tensor([[0.25, -0.3], [-1.0, -3.0]], dtype=torch.float64)
+    z = torch.tensor([[0.25, -0.3], [-20.0, -30.0]], dtype=torch.float64)
     both = Likelihood(y, operator, PoissonNoise(0.1)).prox(z, 5.0)
     for j in range(2):
         alone = Likelihood(y[j], operator, PoissonNoise(0.1)).prox(z[j : j + 1], 5.0)
