@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,7 @@ class Calibrator:
                 raise TypeError(f"the settings are {calibrator.settings!r}")
         except (TypeError, ValueError) as error:
             raise ValueError(f"{target} is damaged ({error}): calibrate again, or take a copy.") from error
-        return calibrator
+        return replace(calibrator, settings=_rounded_alike(calibrator.settings))
 
 
 class Recalibrated(Posterior):
@@ -220,7 +220,14 @@ def settings_of(record: dict[str, Any]) -> dict[str, Any]:
     auto = record.get("auto")
     draws = record.get("draws") if auto is None else {key: auto[key] for key in ("tolerance", "minimum", "maximum")}
     kept = {key: record.get(key) for key in ("solver", "prior", "operator", "noise")}
-    return json.loads(json.dumps(kept | {"draws": draws}))
+    return _rounded_alike(json.loads(json.dumps(kept | {"draws": draws})))
+
+
+def _rounded_alike(settings: Any) -> Any:
+    """Settings without those of a prior that change the last bits of draws alone, not their spread."""
+    if not isinstance(settings, dict):
+        return settings
+    return {key: _rounded_alike(value) for key, value in settings.items() if key not in ("compiled", "layout")}
 
 
 def restricted(now: Any, kept: Any) -> Any:

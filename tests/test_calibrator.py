@@ -207,6 +207,21 @@ def test_other_settings_are_refused_or_said(calibrator, change, words):
     assert note["differences"][0]["setting"] == name
 
 
+def test_a_prior_that_is_compiled_or_laid_out_otherwise_is_the_same(calibrator, tmp_path):
+    def run(seed: int, compiled: bool) -> Posterior:
+        posterior = _run(seed)
+        prior = {"name": "Tiled", "of": posterior.record["prior"] | {"compiled": compiled, "layout": f"{compiled}"}}
+        return Posterior(posterior.draws, posterior.record | {"prior": prior})
+
+    runs = [run(seed, compiled=seed < 4) for seed in range(9)]
+    found = calibrate(runs, [_truth(seed) for seed in range(9)])
+    assert found.scale == calibrator.scale
+    assert found(run(20, compiled=False)).label.startswith("calibrated spread")
+    earlier = dataclasses.replace(found, settings=found.settings | {"prior": run(0, compiled=True).record["prior"]})
+    earlier.save(tmp_path / "earlier.json")
+    assert Calibrator.load(tmp_path / "earlier.json")(run(20, compiled=False)).label.startswith("calibrated spread")
+
+
 def test_a_calibration_is_of_one_kind():
     runs = [_run(seed) for seed in range(8)]
     for change, words in (({"steps": 4}, "solver.steps 3 there and 4 here"), ({"mask": -1}, "operator")):
