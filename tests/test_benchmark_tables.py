@@ -42,13 +42,25 @@ def test_what_the_page_on_calibration_says_of_photographs():
         own = [row for row in rows if (row["solver"], row["state"]) == (solver, "uncalibrated")]
         first, second, third, last = (f"{100 * float(row['coverage_90']):.0f}" for row in own)
         assert f"{name} {first}, {second}, {third} and {last} %" in text
-    assert {row["test_images"] for row in rows} == {"13"}
-    assert "13 crops" in text
+    assert {row["test_images"] for row in rows} == {"92"}
+    assert "92 images" in text
     recalibrated = [row for row in rows if row["state"] == "crc"]
-    assert {row["calibration_images"] for row in recalibrated} == {"23"}
-    assert "on 23 photographs" in text
-    covered = [100 * float(row["coverage_90"]) for row in recalibrated]
-    assert (round(min(covered)), round(max(covered))) == (88, 98)
+    assert {row["calibration_images"] for row in recalibrated} == {"168"}
+    assert "on 168 photographs" in text
+    every = tables.read("calibration.csv")
+    for on, state, span in (
+        ("CBSD68 and Kodak24", "crc", "all four cover 87 to 95 %"),
+        ("CBSD68 and Kodak24", "rcps", "covers 92 to 97 % of the two sets"),
+        ("held-out half", "crc", "intervals cover 91 to 94 % of the other 87"),
+    ):
+        covered = [100 * float(r["coverage_90"]) for r in every if (r["tested_on"], r["state"]) == (on, state)]
+        assert f"{min(covered):.0f} to {max(covered):.0f} %" in span
+        assert span in text
+    crps = {(r["task"], r["solver"], r["state"]): float(r["crps"]) for r in rows}
+    for task in ("blur", "down4", "inpaint"):
+        assert min(["kps", "ddrm", "diffpir", "pigdm"], key=lambda name: crps[task, name, "uncalibrated"]) == "kps"
+    for task, name in (("blur", "pigdm"), ("blur", "kps"), ("down4", "pigdm"), ("down4", "kps"), ("inpaint", "kps")):
+        assert f"{crps[task, name, 'crc']:.4f}" in text
 
 
 def test_a_table_nobody_knows_is_an_error():
