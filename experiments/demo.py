@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,8 @@ def run(out: Path, draws: int, overwrite: bool) -> None:
             hqs = restore(image, operator, solver="pnp_hqs", **common)
             clock = time.monotonic()
             result = ensemble(image, operator, ensembles / f"{name}.zarr", draws, **common)
+            if result.posterior.record.get("interrupted"):
+                raise KeyboardInterrupt
             seconds = time.monotonic() - clock
             assert result.truth is not None
             figures = dict(result.metrics)
@@ -129,7 +132,11 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=32)
     settings = parser.parse_args()
     # The default folder is ours to write again; another one is not.
-    run(settings.out, settings.draws, overwrite=settings.out == Path("demo_out"))
+    try:
+        run(settings.out, settings.draws, overwrite=settings.out == Path("demo_out"))
+    except KeyboardInterrupt:
+        kept = settings.out / "ensembles"
+        sys.exit(f"Interrupted: the draws that are finished are kept in {kept}, and the same line goes on with them.")
 
 
 if __name__ == "__main__":

@@ -135,11 +135,12 @@ def provenance(
 
 # Hydra's own grammar: everything is passed on as it is, --help too.
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
-def experiment(context: typer.Context) -> int:
+def experiment(context: typer.Context) -> None:
     """Run an experiment, or a sweep over priors and solvers (-m): NAME=VALUE ...; see `invdiff experiment --help`."""
     from .experiments.run import main as run
 
-    return run(context.args)
+    # Not returned: 130 would be taken for a Ctrl-C of which nothing was said yet.
+    raise SystemExit(run(context.args))
 
 
 @app.command()
@@ -217,6 +218,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if code == 130:  # how Typer passes Ctrl-C on
                 raise KeyboardInterrupt
             return code if isinstance(code, int) else 0
+        except SystemExit as ended:
+            return int(ended.code or 0)
         except commands.Interrupted as interruption:
             return _say(f"Interrupted: {interruption}", 130)
         except KeyboardInterrupt:

@@ -24,12 +24,13 @@ def write_truth(root: zarr.Group, truth: Tensor, names: Sequence[str]) -> None:
     layout.constant(root, "truth/x", held, names, {"sha256": digest(held)})
 
 
-def read_truth(path: Path) -> Tensor | None:
+def read_truth(path: str | Path) -> Tensor | None:
     """The truth that a folder keeps, ([m,] *in_shape); None where it keeps none.
 
     Raises:
         DamagedError: it cannot be read, or is no longer what was put there.
     """
+    path = Path(path)
     place = path / "truth" / "x"
     try:
         truth = read_constants(path, "truth").get("x")

@@ -35,7 +35,7 @@ def contents(folder):
 
 def test_the_truth_is_kept_and_changes_no_draw(tmp_path):
     with_truth = keep(tmp_path / "run", truth=TRUTH)
-    assert torch.equal(read_truth(tmp_path / "run"), TRUTH)
+    assert torch.equal(read_truth(str(tmp_path / "run")), TRUTH)
     without = keep(tmp_path / "other")
     assert torch.equal(with_truth.draws, without.draws)
     assert read_truth(tmp_path / "other") is None
@@ -167,7 +167,7 @@ def test_a_truth_of_an_earlier_version_has_no_hash(tmp_path):
     for file in (tmp_path / "run" / "zarr.json", tmp_path / "run" / "truth" / "x" / "zarr.json"):
         file.write_text(re.sub(r'"attributes": \{\s*"sha256": "\w+"\s*\}', '"attributes": {}', file.read_text()))
     assert "sha256" not in (tmp_path / "run" / "truth" / "x" / "zarr.json").read_text()
-    assert torch.equal(read_truth(tmp_path / "run"), TRUTH)
+    assert torch.equal(read_truth(str(tmp_path / "run")), TRUTH)
     chunk(tmp_path / "run").unlink()
     with pytest.raises(DamagedError, match=r"truth/x is damaged, or its file is gone"):
         read_truth(tmp_path / "run")

@@ -308,6 +308,8 @@ def test_ctrl_c_ends_the_sweep(out, monkeypatch, capsys):
     assert said.out.count(" ...") == 1
     assert "the same line goes on with the rest" in said.err
     assert not list(out.glob("*/done.json"))
+    assert cli.main(["experiment", *SMALL, f"out={out}", *FAST]) == 130
+    assert capsys.readouterr().err.count("Interrupted") == 1
 
 
 def test_a_launcher_that_stops_leaves_a_table(out, monkeypatch, capsys):
