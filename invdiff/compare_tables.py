@@ -144,7 +144,8 @@ def markdown(sweep: Sweep, against: Mapping[tuple[str, ...], Job | None]) -> str
 
 _BOLD = (
     "Bold, from six shared images on: the best mean of PSNR, SSIM, LPIPS and CRPS, with those that cannot be told from "
-    "it (the 95 % interval of the paired difference holds 0); of 90 % and spread/err the mean nearest to 0.90 and 1."
+    "it (the 95 % interval of the paired difference holds 0); of 90 % and spread/err the mean nearest to 0.90 and 1. "
+    "Bold is against the best of its own column, the tables of differences are against one reference."
 )
 _MEANINGS = (
     "Noise is that of images in [0, 1]. PSNR and SSIM are of the draws' mean, or of the point estimate, whose CRPS is "

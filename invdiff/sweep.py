@@ -120,13 +120,20 @@ class Sweep:
         return ", ".join(part for part, shown in zip(task, varied, strict=True) if shown)
 
     def heading(self, task: tuple[str, ...]) -> str:
-        """A task in full, with the settings of its noise: "blur, gaussian noise sigma=0.02, skimage"."""
-        names = dict(zip(TASK, task, strict=True))
-        noise = next(job.settings.get("noise") for job in self.jobs if job.task == task)
-        flat = {key: value for key, value in _flat(noise).items() if key not in ("", "_target_", "name")}
-        kind, *told = names["noise"].split(" ")
-        words = dict.fromkeys([*told, *(f"{key}={value}" for key, value in flat.items())])
-        return ", ".join([names["operator"], " ".join([kind, "noise", *words]), names["data"]])
+        """A task with its settings: "downsample factor=4 kind=box, gaussian noise sigma=0.02, skimage crop=96"."""
+        settings = next(job.settings for job in self.jobs if job.task == task)
+        parts = []
+        for key, name in zip(TASK, task, strict=True):
+            kind, *told = name.split(" ")
+            # Lists are of images, and counted elsewhere; what is None was left to the operator.
+            flat = {
+                where: value
+                for where, value in _flat(settings.get(key)).items()
+                if where.rpartition(".")[2] not in ("", "_target_", "name", "images") and value != "None"
+            }
+            words = dict.fromkeys([*told, *(f"{where}={value}" for where, value in flat.items())])
+            parts.append(" ".join([kind, *(["noise"] if key == "noise" else []), *words]))
+        return ", ".join(parts)
 
 
 def read_sweep(folder: str | Path) -> Sweep:

@@ -325,6 +325,17 @@ def test_numbers_are_short_and_zero_has_no_sign(tmp_path):
     assert "| 24 | 1296 | 301 |" in text
 
 
+def test_headings_name_what_was_set_of_operator_and_data(tmp_path):
+    settings = {
+        "operator": {"_target_": "Blur", "kernel": {"_target_": "gaussian_psf", "sigma": 2.0, "size": None}},
+        "noise": {"_target_": "GaussianNoise", "sigma": 0.02},
+        "data": {"_target_": "Skimage", "images": ["astronaut", "coffee"], "crop": 96},
+    }
+    write_job(tmp_path, "one", figures=rows([20.0]), settings=settings, pictures=False)
+    sweep = read_sweep(tmp_path)
+    assert sweep.heading(sweep.jobs[0].task) == "blur kernel.sigma=2, gaussian noise sigma=0.02, skimage crop=96"
+
+
 def test_headings_name_the_noise_level(tmp_path):
     for place, sigma in enumerate((0.02, 0.05)):
         settings = {"noise": {"_target_": "invdiff.noise.GaussianNoise", "sigma": sigma}}

@@ -17,8 +17,9 @@ def sweep(tmp_path_factory: pytest.TempPathFactory):
     for shift, (operator, _, photograph) in enumerate(ROWS):
         for step, prior in enumerate((*PRIORS, "natural")):
             solver = "kps" if step == 4 else "pnp_admm"
-            figures = rows([20.0 + step - shift, 24.0 + 2 * step], draws=8 * (step == 4))
-            named = {photograph: figures["a"], "other": figures["b"]}
+            levels = [20.0 - shift + step * (1 + image % 2) for image in range(6)]
+            figures = rows(levels, draws=8 * (step == 4))
+            named = {photograph if image == "a" else image: row for image, row in figures.items()}
             write_job(
                 folder, f"{operator}_{prior}_{solver}", operator=operator, prior=prior, solver=solver, figures=named
             )
@@ -50,8 +51,8 @@ def test_the_rows_come_back_and_make_the_table(sweep, tmp_path):
     assert table(jobs) == table(sweep.jobs)
     lines = table(jobs).splitlines()
     assert len(lines) == 2 + 5
-    assert lines[-2] == "| natural | 26.50 | 26.00 | 25.50 | 25.00 |"
-    assert lines[-1].startswith("| natural, draws (`kps`) | **28.00** (+1.00 to +2.00) |")
+    assert lines[-2] == "| natural | 24.50 | 23.50 | 22.50 | 21.50 |"
+    assert lines[-1].startswith("| natural, draws (`kps`) | **26.00** (+1.00 to +2.00) |")
 
 
 def test_the_page_holds_the_table_of_the_tracked_figures():
