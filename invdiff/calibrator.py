@@ -89,8 +89,7 @@ class Calibrator:
         if found and not anyway:
             raise ValueError(
                 f"The calibration is of other settings ({named(found)}): it promises nothing for this posterior; "
-                "calibrate with these settings, or give anyway=True (--anyway), "
-                "which the label then says."
+                "calibrate with these settings, or give anyway=True (--anyway), which the label then says."
             )
         label = self.label
         if found:
@@ -152,7 +151,7 @@ class Calibrator:
                 raise TypeError(f"the settings are {calibrator.settings!r}")
         except (TypeError, ValueError) as error:
             raise ValueError(f"{target} is damaged ({error}): calibrate again, or take a copy.") from error
-        return replace(calibrator, settings=_rounded_alike(calibrator.settings))
+        return replace(calibrator, settings=_comparable(calibrator.settings))
 
 
 class Recalibrated(Posterior):
@@ -220,14 +219,18 @@ def settings_of(record: dict[str, Any]) -> dict[str, Any]:
     auto = record.get("auto")
     draws = record.get("draws") if auto is None else {key: auto[key] for key in ("tolerance", "minimum", "maximum")}
     kept = {key: record.get(key) for key in ("solver", "prior", "operator", "noise")}
-    return _rounded_alike(json.loads(json.dumps(kept | {"draws": draws})))
+    return _comparable(json.loads(json.dumps(kept | {"draws": draws})))
 
 
-def _rounded_alike(settings: Any) -> Any:
-    """Settings without those of a prior that change the last bits of draws alone, not their spread."""
-    if not isinstance(settings, dict):
-        return settings
-    return {key: _rounded_alike(value) for key, value in settings.items() if key not in ("compiled", "layout")}
+def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without what changes the last bits of draws alone: the prior's compilation and layout in memory."""
+
+    def plain(prior: Any) -> Any:
+        if not isinstance(prior, dict):
+            return prior
+        return {key: plain(value) for key, value in prior.items() if key not in ("compiled", "layout")}
+
+    return {key: plain(value) if key == "prior" else value for key, value in settings.items()}
 
 
 def restricted(now: Any, kept: Any) -> Any:
