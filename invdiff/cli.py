@@ -12,27 +12,7 @@ import typer
 
 from . import commands
 from .cli_images import degrade, restore
-from .flags import (
-    Alpha,
-    Boundary,
-    DataRange,
-    Factor,
-    Keep,
-    MaskFile,
-    MaskKind,
-    MaskSeed,
-    Overwrite,
-    Pattern,
-    Psf,
-    PsfIndex,
-    PsfKey,
-    PsfKind,
-    Reduction,
-    Seed,
-    Weights,
-    operator_options,
-    option,
-)
+from .flags import Alpha, DataRange, Overwrite, Seed, option, takes_operator
 
 __all__ = ["app", "main"]
 
@@ -144,6 +124,7 @@ def experiment(context: typer.Context) -> None:
 
 
 @app.command()
+@takes_operator
 def report(
     context: typer.Context,
     run: Annotated[Path, typer.Argument(help="Folder of --store, results of restore, or a posterior.safetensors.")],
@@ -165,26 +146,15 @@ def report(
     overwrite: Annotated[bool, option("--overwrite", help="Replace a page that is there.")] = False,
     alpha: Alpha = "refuse",
     data_range: DataRange = None,
-    psf: Psf = None,
-    psf_kind: PsfKind = None,
-    psf_index: PsfIndex = None,
-    psf_key: PsfKey = None,
-    boundary: Boundary = None,
-    factor: Factor = None,
-    kind: Reduction = None,
-    mask: MaskFile = None,
-    keep: Keep = None,
-    mask_kind: MaskKind = None,
-    mask_seed: MaskSeed = None,
-    weights: Weights = None,
-    pattern: Pattern = None,
+    *,
+    operator_options: dict[str, Any],
 ) -> None:
     """Write one HTML page of a RUN: pictures, draws, what they are worth and what was invented, in one file."""
     from .html.command import report as write
 
     own = ("out", "measurement", "truth", "operator", "sigma", "calibrator", "anyway", "title", "number", "overwrite")
     given = {name: context.params[name] for name in (*own, "alpha", "data_range")}
-    write(run, **given, operator_options=operator_options(context))
+    write(run, **given, operator_options=operator_options)
 
 
 @app.command()

@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from . import commands
-from .flags import (
-    Alpha,
-    Boundary,
-    DataRange,
-    Factor,
-    Keep,
-    Kind,
-    MaskFile,
-    MaskKind,
-    MaskSeed,
-    Out,
-    Overwrite,
-    Pattern,
-    Psf,
-    PsfIndex,
-    PsfKey,
-    PsfKind,
-    Reduction,
-    Seed,
-    Weights,
-    operator_options,
-    option,
-)
+from .flags import Alpha, DataRange, Kind, Out, Overwrite, Seed, option, takes_operator
 from .montecarlo import parse_draws
 
 __all__ = ["degrade", "restore"]
 
 
+@takes_operator
 def restore(
     context: typer.Context,
     image: Annotated[Path, typer.Argument(help="The measurement: PNG, JPEG, TIFF (8, 16 bit, float) or .npy.")],
@@ -92,25 +71,14 @@ def restore(
     overwrite: Overwrite = False,
     alpha: Alpha = "refuse",
     data_range: DataRange = None,
-    psf: Psf = None,
-    psf_kind: PsfKind = None,
-    psf_index: PsfIndex = None,
-    psf_key: PsfKey = None,
-    boundary: Boundary = None,
-    factor: Factor = None,
-    kind: Reduction = None,
-    mask: MaskFile = None,
-    keep: Keep = None,
-    mask_kind: MaskKind = None,
-    mask_seed: MaskSeed = None,
-    weights: Weights = None,
-    pattern: Pattern = None,
+    *,
+    operator_options: dict[str, Any],
 ) -> None:
     """Restore IMAGE, the measurement of a known degradation (with --simulate: a clean image to degrade first)."""
     commands.restore(
         image,
         operator=operator,
-        operator_options=operator_options(context),
+        operator_options=operator_options,
         sigma=sigma,
         out=out,
         prior=prior,
@@ -140,6 +108,7 @@ def restore(
     )
 
 
+@takes_operator
 def degrade(
     context: typer.Context,
     image: Annotated[Path, typer.Argument(help="A clean image: PNG, JPEG, TIFF or .npy.")],
@@ -153,25 +122,14 @@ def degrade(
     overwrite: Overwrite = False,
     alpha: Alpha = "refuse",
     data_range: DataRange = None,
-    psf: Psf = None,
-    psf_kind: PsfKind = None,
-    psf_index: PsfIndex = None,
-    psf_key: PsfKey = None,
-    boundary: Boundary = None,
-    factor: Factor = None,
-    kind: Reduction = None,
-    mask: MaskFile = None,
-    keep: Keep = None,
-    mask_kind: MaskKind = None,
-    mask_seed: MaskSeed = None,
-    weights: Weights = None,
-    pattern: Pattern = None,
+    *,
+    operator_options: dict[str, Any],
 ) -> None:
     """Degrade a clean IMAGE: write the measurement, what restore needs for it, and the command that restores it."""
     commands.degrade(
         image,
         operator=operator,
-        operator_options=operator_options(context),
+        operator_options=operator_options,
         sigma=sigma,
         out=out,
         seed=seed,
