@@ -19,9 +19,11 @@ particles count as its cost: there are as many as the cost allows at the solver'
 fewer steps where 2 cost too much. Left out are KPSCloud, whose clouds of 256 cost as many times more, and PnPDM, whose
 diffusions of up to 100 steps leave it hardly two iterations at this cost.
 
-Reported per crop and method: PSNR and SSIM of the draws' mean and of a draw, fair CRPS, coverage of central 90 %
-intervals (of (K - 1) / (K + 1) where there are K < 19 draws), processor seconds of all draws. A point estimate's CRPS
-is its mean absolute error; its PSNR is held against that of means, which cost as many times more as there are draws.
+Reported per crop and method: PSNR and SSIM of the draws' mean and of a draw, PSNR of the mean of infinitely many draws
+(by `fair_error`: the mean of K draws is off by 1/K of their variance more, which favours draws too close together),
+fair CRPS, coverage of central 90 % intervals (of (K - 1) / (K + 1) where there are K < 19 draws), processor seconds of
+all draws. A point estimate's CRPS is its mean absolute error; its PSNR is held against that of means, which cost as
+many times more as there are draws.
 
 Crops come one after another, the sets in turn, each with all tasks, noises and methods, so that what is finished at
 any time is a fair part of the whole. The folder of the data is INVDIFF_DATA. Rows that stand in the CSV are kept, and
@@ -54,7 +56,7 @@ from invdiff.noise import GaussianNoise
 from invdiff.operators import Blur, Downsample, Grayscale, Mask, Operator, gaussian_psf, load_psf, random_mask
 from invdiff.priors import Prior
 from invdiff.record import environment, machine
-from invdiff.scores import fair_crps
+from invdiff.scores import fair_crps, fair_error
 
 from . import peers
 from .denoising import load_image
@@ -88,8 +90,9 @@ QUICK = (
     "deepinv dpir",
     "azula mmps",
 )
-RANKED = {"psnr_mean": "PSNR of the mean, dB", "crps": "CRPS", "coverage": "coverage error"}
-FIGURES = ("psnr_mean", "psnr_draw", "ssim_mean", "ssim_draw", "crps", "coverage", "seconds")
+RANKED = {"psnr_mean": "PSNR of the mean, dB", "psnr_limit": "PSNR of the mean of endless draws, dB"}
+RANKED |= {"crps": "CRPS", "coverage": "coverage error"}
+FIGURES = ("psnr_mean", "psnr_limit", "psnr_draw", "ssim_mean", "ssim_draw", "crps", "coverage", "seconds")
 KEY = ("image", "task", "sigma_y", "size", "draws", "method")
 WHERE = ("device", "torch", "deepinv", "azula", "commit")
 COLUMNS = (*KEY, "steps", "particles", "nfe", "nfe_backward", *FIGURES, *WHERE)
@@ -199,9 +202,10 @@ def figures(posterior: Posterior, truth: Tensor) -> dict[str, float]:
     many = truth.expand_as(draws)
     found = {"psnr_mean": float(psnr(mean[None], truth[None])), "ssim_mean": float(ssim(mean[None], truth[None]))}
     if posterior.point:
-        return found | {"crps": float((mean - truth).abs().mean())}
+        return found | {"psnr_limit": found["psnr_mean"], "crps": float((mean - truth).abs().mean())}
     low, high = posterior.interval(nominal(len(draws)))
     return found | {
+        "psnr_limit": -10 * float(fair_error(draws, truth).mean().log10()),
         "psnr_draw": float(psnr(draws, many).mean()),
         "ssim_draw": float(ssim(draws, many).mean()),
         "crps": float(fair_crps(draws, truth).mean()),
@@ -275,7 +279,7 @@ def _by_case(found: Sequence[Row]) -> dict[tuple[str, str], dict[str, dict[str, 
 
 def _place(here: dict[str, dict[str, Row]], figure: str) -> str:
     """The place of KPS, and by how much it is better than the best of the others, or worse."""
-    kps, sign = here.get(REFERENCE, {}), {"psnr_mean": 1, "crps": -1}.get(figure)
+    kps, sign = here.get(REFERENCE, {}), {"psnr_mean": 1, "psnr_limit": 1, "crps": -1}.get(figure)
     gains: dict[str, list[float]] = {}
     for method, others in here.items():
         names = [name for name in kps if others[name].get(figure)]
@@ -296,7 +300,7 @@ def _place(here: dict[str, dict[str, Row]], figure: str) -> str:
     means = {method: math.inf if math.isnan(mean) else mean for method, mean in means.items()}
     best = min(means, key=lambda method: means[method])
     rank = 1 + sum(mean < 0 for mean in means.values())
-    digits = 2 if figure == "psnr_mean" else 4 if figure == "crps" else 3
+    digits = 2 if figure.startswith("psnr") else 4 if figure == "crps" else 3
     ahead = [value if rank == 1 else -value for value in gains[best]]
     said = f"{abs(means[best]):.{digits}f}"
     if len(ahead) > 1:
@@ -311,7 +315,7 @@ def table(found: Sequence[Row]) -> list[str]:
     cells: dict[tuple[str, str, str], dict[str, Row]] = {}
     for row in found:
         cells.setdefault((row["sigma_y"], row["task"], row["method"]), {})[row["image"]] = row
-    shown = ("psnr_mean", "psnr_draw", "ssim_mean", "crps", "coverage")
+    shown = ("psnr_mean", "psnr_limit", "psnr_draw", "ssim_mean", "crps", "coverage")
     lines = [
         "| task | method | crops | NFE + passes back | " + " | ".join(shown) + " |",
         "| --- " * (4 + len(shown)) + "|",

@@ -34,7 +34,7 @@ from .noise import GaussianNoise
 from .pooling import Estimate
 from .posterior import Posterior
 from .record import digest
-from .scores import Scores, fair_crps, pit, ranks, score, stream
+from .scores import Scores, fair_crps, fair_error, pit, ranks, score, stream
 
 __all__ = [
     "ANOTHER_DRAW",
@@ -52,6 +52,7 @@ __all__ = [
     "calibrate",
     "check",
     "fair_crps",
+    "fair_error",
     "pit",
     "ranks",
 ]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .statistics import at_positions
 
-__all__ = ["Scores", "draws_needed", "fair_crps", "pit", "ranks", "score", "stream"]
+__all__ = ["Scores", "draws_needed", "fair_crps", "fair_error", "pit", "ranks", "score", "stream"]
 
 # Values of draws that are sorted at a time, in float64: 32 MB.
 _AT_ONCE = 2**22
@@ -97,6 +97,28 @@ def fair_crps(draws: Tensor, truth: Tensor) -> Tensor:
     tensor([1.], dtype=torch.float64)
     """
     return _fair(_sorted(_errors(draws, truth)))
+
+
+def fair_error(draws: Tensor, truth: Tensor) -> Tensor:
+    """The squared error of the mean of infinitely many draws, estimated from K, shaped like the truth, float64.
+
+        (mean_k x_k - t)^2  -  1 / (K (K - 1)) sum_k (x_k - mean)^2,
+
+    as the mean of K draws is off by 1/K of their variance more: a fair score in the sense of Ferro 2014. One value may
+    be below 0.
+
+    Args:
+        draws: (K, ...), at least 2.
+        truth: (...).
+
+    Raises:
+        ValueError: fewer than 2 draws, or another shape.
+
+    >>> fair_error(torch.tensor([[1.0], [3.0]]), torch.tensor([0.0]))
+    tensor([3.], dtype=torch.float64)
+    """
+    errors = _errors(draws, truth)
+    return errors.mean(0).square() - errors.var(0) / len(errors)
 
 
 def pit(draws: Tensor, truth: Tensor, generator: torch.Generator) -> Tensor:

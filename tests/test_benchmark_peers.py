@@ -129,7 +129,7 @@ def case(method, psnr, crps, coverage):
     head = {"sigma_y": "0.05", "task": "blur", "draws": "19", "method": method}
     figures = zip(psnr, crps, coverage, strict=True)
     return [
-        head | {"image": str(place), "psnr_mean": str(a), "crps": str(b), "coverage": str(c)}
+        head | {"image": str(place), "psnr_mean": str(a), "psnr_limit": str(a), "crps": str(b), "coverage": str(c)}
         for place, (a, b, c) in enumerate(figures)
     ]
 
@@ -139,9 +139,9 @@ def test_where_we_are_not_first_it_says_so():
     rows += case("azula mmps", (19, 21), (0.03, 0.04), (0.8, 0.8)) + case(
         "deepinv dpir", (21, 23), (0.05, 0.06), ("", "")
     )
-    task, sigma, crops, psnr, crps, coverage = quality.ranks(rows)[-1].strip("| ").split(" | ")
+    task, sigma, crops, psnr, limit, crps, coverage = quality.ranks(rows)[-1].strip("| ").split(" | ")
     assert (task, sigma, crops) == ("blur", "0.05", "2")
-    assert psnr == "**not first: 2 of 3**, 1.00 [1.00, 1.00] behind deepinv dpir"
+    assert psnr == limit == "**not first: 2 of 3**, 1.00 [1.00, 1.00] behind deepinv dpir"
     assert crps == "1 of 3, 0.0100 [0.0100, 0.0100] ahead of azula mmps"
     # 0.91 against 0.80.
     assert coverage.startswith("1 of 2, 0.090 [")
@@ -151,7 +151,7 @@ def test_a_method_that_diverged_is_behind_everybody_and_places_are_of_shared_cro
     nan = ("nan", "nan")
     rows = case("azula pigdm", nan, nan, nan) + case("azula mmps", (19, 21), (0.03, 0.04), (0.8, 0.8))
     rows += case("invdiff kps", (20, 22, 0), (0.02, 0.03, 9), (0.95, 0.87, 0))
-    *_, crops, psnr, crps, _ = quality.ranks(rows)[-1].strip("| ").split(" | ")
+    *_, crops, psnr, _, crps, _ = quality.ranks(rows)[-1].strip("| ").split(" | ")
     # The third crop, which KPS alone has so far, counts nowhere.
     assert (crops, psnr) == ("2", "1 of 3, 1.00 [1.00, 1.00] ahead of azula mmps")
     assert crps.startswith("1 of 3, 0.0100 ")

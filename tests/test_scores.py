@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 from scipy.stats import chisquare
 
 from invdiff import Posterior, scores
-from invdiff.scores import draws_needed, fair_crps, pit, ranks, score, stream
+from invdiff.scores import draws_needed, fair_crps, fair_error, pit, ranks, score, stream
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 # Few different values, so that there are ties, and ordinary ones.
@@ -55,6 +55,17 @@ def test_the_expectation_of_fair_crps_does_not_depend_on_the_number_of_draws(cou
         normal(number, seed=1).numpy(), std * normal(count, number, seed=count).numpy().T
     )
     assert unfair.mean() > found.mean() + std / (3 * count)
+
+
+@pytest.mark.parametrize("count", [2, 5, 40])
+def test_the_expectation_of_fair_error_is_that_of_endless_draws(count: int) -> None:
+    number, mean, std = 400_000 // count, 0.7, 2.0
+    draws, truth = mean + std * normal(count, number, seed=count), normal(number, seed=1)
+    found = fair_error(draws, truth)
+    slack = 4 * found.std().item() / math.sqrt(number)
+    assert found.mean().item() == pytest.approx(mean**2 + 1, abs=slack)
+    unfair = (draws.mean(0) - truth).square().mean().item()
+    assert unfair == pytest.approx(mean**2 + 1 + std**2 / count, abs=slack)
 
 
 @settings(max_examples=40, deadline=None)
