@@ -23,7 +23,7 @@ Reported per crop and method: PSNR and SSIM of the draws' mean and of a draw, PS
 (by `fair_error`: the mean of K draws is off by 1/K of their variance more, which favours draws too close together),
 fair CRPS, coverage of central 90 % intervals (of (K - 1) / (K + 1) where there are K < 19 draws), processor seconds of
 all draws. A point estimate's CRPS is its mean absolute error; its PSNR is held against that of means, which cost as
-many times more as there are draws.
+many times more as there are draws. Where one draw is not finite, the method failed, and stands behind all others.
 
 Crops come one after another, the sets in turn, each with all tasks, noises and methods, so that what is finished at
 any time is a fair part of the whole. The folder of the data is INVDIFF_DATA. Rows that stand in the CSV are kept, and
@@ -197,8 +197,11 @@ def nominal(draws: int) -> float:
 
 
 def figures(posterior: Posterior, truth: Tensor) -> dict[str, float]:
-    """The figures of one set of draws at the truth (C, H, W)."""
-    draws, mean = posterior.draws, posterior.mean()
+    """The figures of one set of draws at the truth (C, H, W); not a number where one of the draws is none."""
+    draws = posterior.draws
+    if not draws.isfinite().all():
+        return dict.fromkeys(FIGURES[:-1], math.nan)
+    mean = posterior.mean()
     many = truth.expand_as(draws)
     found = {"psnr_mean": float(psnr(mean[None], truth[None])), "ssim_mean": float(ssim(mean[None], truth[None]))}
     if posterior.point:
@@ -339,6 +342,8 @@ def _text(here: dict[str, Row], reference: dict[str, Row], names: Sequence[str],
     if not all(here[name].get(figure) for name in names):
         return "-"
     values = [float(here[name][figure]) for name in names]
+    if any(map(math.isnan, values)):
+        return "failed"
     digits = 4 if figure == "crps" else 2
     text = f"{sum(values) / len(values):.{digits}f}"
     if alone or len(names) < 2:
