@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
+
+from hydra.core.override_parser.types import Override
 
 from .allowed import HYDRA, LOGGING, SHELL, STREAMS
 from .build import RefusedError, check, find
 
-__all__ = ["check_hydra", "check_references", "check_search_path"]
+__all__ = ["check_hydra", "check_references", "check_search_path", "check_words"]
 
 _BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 # What Hydra calls or starts, and so resolves once more after it was checked.
@@ -138,3 +140,21 @@ def check_search_path(entries: Any, allow: Collection[str] = ()) -> None:
             f"hydra.searchpath holds {entry}: expected file://FOLDER or pkg://invdiff.experiments.conf; to have "
             "another package imported, say --allow PACKAGE."
         )
+
+
+def check_words(overrides: Iterable[Override], allow: Collection[str] = ()) -> None:
+    """Raise a sentence for a word of a command line that would have Hydra import a package, or that it cannot merge.
+
+    Raises:
+        RefusedError: a search path, see `check_search_path`.
+        ValueError: settings of a sweep as a mapping.
+    """
+    for override in overrides:
+        if override.key_or_group in ("hydra.searchpath", "hydra"):
+            value = override.value()
+            check_search_path(value.get("searchpath", []) if isinstance(value, dict) else value, allow)
+        elif override.key_or_group == "hydra.sweeper.params":
+            raise ValueError(
+                "hydra.sweeper.params is given as a mapping: sweep by -m with NAME=A,B, or write the mapping in a file "
+                "of --config-dir."
+            )

@@ -24,7 +24,6 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
@@ -33,9 +32,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from . import protocols
 from .build import check
-from .hydra_tree import check_hydra, check_references, check_search_path
+from .hydra_tree import check_hydra, check_references, check_search_path, check_words
 from .jobs import FREE, GROUPS, TITLE, Job, State, current, run, state
-from .words import compose_with, leaves, loaded, require_used, sentence
+from .words import PLURALS, compose_with, leaves, loaded, require_used, sentence
 
 __all__ = ["compose", "main", "run_job"]
 
@@ -143,14 +142,7 @@ def _check_sources(arguments: argparse.Namespace) -> None:
             node = (loaded.get("hydra") if isinstance(loaded, dict) else None) or {}
             # Of a text, which is an interpolation, nobody knows yet what it will hold.
             check_search_path((node.get("searchpath") or []) if isinstance(node, dict) else node, arguments.allow)
-    _check_words(OverridesParser.create().parse_overrides(arguments.overrides), arguments.allow)
-
-
-def _check_words(overrides: Sequence[Override], allow: Sequence[str]) -> None:
-    for override in overrides:
-        if override.key_or_group in ("hydra.searchpath", "hydra"):
-            value = override.value()
-            check_search_path(value.get("searchpath", []) if isinstance(value, dict) else value, allow)
+    check_words(OverridesParser.create().parse_overrides(arguments.overrides), arguments.allow)
 
 
 def _compose(hydra: Hydra, arguments: argparse.Namespace) -> tuple[DictConfig, list[Composed]]:
@@ -201,6 +193,12 @@ def _require_whole(cfg: DictConfig) -> None:
                 f"The configuration has no {key}: leave out ~{key}, and begin a file of your own with "
                 "defaults: [run, _self_]."
             )
+    for plural, group in PLURALS.items():
+        if plural in cfg:
+            raise ValueError(
+                f"The configuration has {plural}, which nothing reads: settings of one {group} alone are given on the "
+                f"command line, as {plural}.NAME.SETTING=VALUE."
+            )
 
 
 def _jobs_of(
@@ -212,7 +210,7 @@ def _jobs_of(
     own = [override for override in parser.parse_overrides(words) if not override.is_hydra_override()]
     params = parser.parse_overrides(swept)
     # Each job is composed with these, and so imports the packages of a search path among them.
-    _check_words(params, allow)
+    check_words(params, allow)
     (batch,) = BasicSweeper.split_arguments([*params, *own], None)
     if not batch:
         raise ValueError(f"The sweep {' '.join(words)} has no job: expected a glob(...) that fits a choice.")

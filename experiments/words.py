@@ -12,11 +12,11 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-__all__ = ["Scoped", "compose_with", "leaves", "loaded", "require_used", "scoped", "sentence"]
+__all__ = ["PLURALS", "Scoped", "compose_with", "leaves", "loaded", "require_used", "scoped", "sentence"]
 
 # A group's settings are those of whatever was chosen of it; in the plural they are those of one choice alone.
-_PLURALS = {"operators": "operator", "noises": "noise", "priors": "prior", "solvers": "solver"}
-_SCOPED = re.compile(rf"(\+{{0,2}}|~)({'|'.join(_PLURALS)})\.([^.=/@]+)\.(.+)", re.DOTALL)
+PLURALS = {"operators": "operator", "noises": "noise", "priors": "prior", "solvers": "solver"}
+_SCOPED = re.compile(rf"(\+{{0,2}}|~)({'|'.join(PLURALS)})\.([^.=/@]+)\.(.+)", re.DOTALL)
 _NO_KEY = re.compile(r"Could not override '([^']+)'")
 
 
@@ -49,7 +49,7 @@ def scoped(word: str) -> Scoped | None:
     if found is None:
         return None
     sign, plural, choice, rest = found.groups()
-    return Scoped(word, _PLURALS[plural], choice, f"{sign}{_PLURALS[plural]}.{rest}")
+    return Scoped(word, PLURALS[plural], choice, f"{sign}{PLURALS[plural]}.{rest}")
 
 
 def compose_with(
@@ -129,7 +129,7 @@ def _no_setting(key: str, cfg: DictConfig) -> str:
     close = _nearest(rest, [name.removeprefix(f"{group}.") for name in known], f"{group}.")
     if close:
         return f"There is no setting {key}{chosen}: {close}"
-    plural = next((plural for plural, name in _PLURALS.items() if name == group), None)
+    plural = next((plural for plural, name in PLURALS.items() if name == group), None)
     alone = f"; {plural}.NAME.{rest}=VALUE is for {group}=NAME alone" if plural and chosen else ""
     return f"There is no setting {key}{chosen}: {_choose(known)}{alone}."
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import glob
+import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def calibrate(
         raise FileExistsError(f"{out} is there already: choose another name, or give --overwrite.")
     folders = [folder for run in runs for folder in _folders(run)]
     seeds = _look_through(folders, method, level, chance)
-    posteriors, truths = map(_load, folders), map(_truth, folders)
+    posteriors, truths = map(_load, _shown(folders, "calibrating")), map(_truth, folders)
     calibrator = find(posteriors, truths, level, chance, method, names=map(str, folders))
     calibrator.save(out)
     again = len(seeds) - len(set(seeds))
@@ -75,7 +76,7 @@ def _look_through(folders: Sequence[Path], method: str, level: float, delta: flo
     settings: dict[str, Any] | None = None
     images: set[str] = set()
     seeds = []
-    for folder in folders:
+    for folder in _shown(folders, "looking through"):
         posterior, truth = _load(folder), _truth(folder)
         try:
             posterior._refuse_interval(level)
@@ -89,6 +90,16 @@ def _look_through(folders: Sequence[Path], method: str, level: float, delta: flo
     if len(images) < needed:
         raise ValueError(too_few(method, level, delta, len(images), needed))
     return [seed for seed, _ in dict.fromkeys(seeds)]
+
+
+def _shown(folders: Sequence[Path], words: str) -> Iterable[Path]:
+    """The folders, with a bar of how many are done and the time left where stderr is a terminal."""
+    if not sys.stderr.isatty():
+        return folders
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(folders, words, console=Console(stderr=True), transient=True)
 
 
 def _folders(run: str) -> Iterator[Path]:

@@ -38,7 +38,7 @@ def build_operator(name: str, shape: Sequence[int], *, simulate: bool = False, *
     """Return the operator of that name for an image or a measurement of the given shape.
 
     Args:
-        name: one of `names()`; "identity" is another word for "denoise".
+        name: one of `names()`; "identity" is another word for "denoise", "grayscale" for "gray".
         shape: (C, H, W) of the measurement, from which the restored image's shape follows; with `simulate` of the
             image that is to be degraded.
         simulate: see shape.
@@ -55,7 +55,7 @@ def build_operator(name: str, shape: Sequence[int], *, simulate: bool = False, *
     >>> build_operator("downsample", (3, 16, 16), factor=4).in_shape
     (3, 64, 64)
     """
-    key = "denoise" if name == "identity" else name
+    key = {"identity": "denoise", "grayscale": "gray"}.get(name, name)
     if key not in _KINDS:
         raise ValueError(f"There is no operator {name!r}{nearest(name, list(_KINDS))}")
     kind = _KINDS[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,20 @@ def _refused(capsys, *words: object) -> str:
     assert said.err.startswith("invdiff: ")
     assert said.err.count("\n") == 1
     return said.err.removeprefix("invdiff: ").rstrip()
+
+
+def test_a_bar_is_on_a_terminal_alone(runs, capsys, monkeypatch):
+    folders = sorted(runs.iterdir())
+    assert main(["calibrate", *map(str, folders), "--out", "quiet.json"]) == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert main(["calibrate", *map(str, folders), "--out", "shown.json"]) == 0
+    said = capsys.readouterr().err
+    assert "looking through" in said
+    assert "calibrating" in said
+    assert "100%" in said
+    assert Path("shown.json").read_text() == Path("quiet.json").read_text()
 
 
 def test_the_file_is_what_calibrate_makes_of_these_runs(runs, capsys):

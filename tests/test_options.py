@@ -33,3 +33,8 @@ def test_an_opaque_alpha_channel_is_dropped() -> None:
     colour = np.random.default_rng(0).integers(0, 255, (5, 5, 3), dtype=np.uint8)
     opaque = np.dstack([colour, np.full((5, 5), 255, np.uint8)])
     assert torch.equal(from_array(opaque)[0], from_array(colour)[0])
+
+
+def test_an_operator_has_the_name_of_experiments_too():
+    for name, other in (("gray", "grayscale"), ("denoise", "identity")):
+        assert type(build_operator(name, (1, 8, 8))) is type(build_operator(other, (1, 8, 8)))

@@ -110,6 +110,10 @@ SOLVERS = "choose from daps, ddim, ddnm, "
         (["-m", "solver=glob(zz*)"], "The sweep solver=glob(zz*) has no job: expected a glob(...) that fits a choice"),
         (["~draws"], "The configuration has no draws: leave out ~draws, and begin a file of your own with defaults: ["),
         (["-m", "~data"], "The configuration has no data: leave out ~data, and begin a file of your own with "),
+        (
+            ["-m", "hydra.sweeper.params={solver: 'ddrm,dps'}"],
+            "hydra.sweeper.params is given as a mapping: sweep by -m with NAME=A,B, or write the mapping in a file of ",
+        ),
         (["prior=null"], "A group is given no name of a file: expected GROUP=CHOICE, such as prior=tv.\n"),
         (
             ["solver.steps=${fnord}"],
@@ -129,6 +133,15 @@ def test_words_that_lead_nowhere(words, said, capsys):
     assert written.err.startswith(f"invdiff: {said}")
     assert written.err.count("\n") == 1
     assert not written.out
+
+
+def test_settings_of_one_choice_alone_in_a_file(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("defaults: [run, _self_]\nsolvers: {kps: {steps: 30}}\n")
+    assert main(["--config-dir", str(tmp_path), "--config-name", "mine", "--cfg"]) == 2
+    assert capsys.readouterr().err == (
+        "invdiff: The configuration has solvers, which nothing reads: settings of one solver alone are given on the "
+        "command line, as solvers.NAME.SETTING=VALUE.\n"
+    )
 
 
 def test_jobs_that_differ_in_where_they_run_alone(capsys, tmp_path):
