@@ -34,53 +34,32 @@ those together.
 from __future__ import annotations
 
 import argparse
-import importlib
 import itertools
 import math
 import os
-import time
 import zlib
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from invdiff import Likelihood, Posterior, priors, sample, solvers
-from invdiff.compare import interval
-from invdiff.ensemble import Counted
+from invdiff import Likelihood, Posterior, priors
 from invdiff.metrics import psnr, ssim
 from invdiff.noise import GaussianNoise
 from invdiff.operators import Blur, Downsample, Grayscale, Mask, Operator, gaussian_psf, load_psf, random_mask
-from invdiff.priors import Prior
 from invdiff.record import environment, machine
 from invdiff.scores import fair_crps, fair_error
 
-from . import peers
 from .denoising import load_image
+from .quality_methods import METHODS, REFERENCE, THEIRS, run
+from .quality_tables import TASKS, nominal, ranks, table
 from .restoration import crop
 from .rows import Row, merge, read, write
 
 RESULTS = Path(__file__).parent / "results" / "quality.csv"
 SETS = ("Set5", "CBSD68", "Kodak24")
-TASKS = ("blur", "motion", "down4", "inpaint70", "inpaint92", "box", "gray")
-REFERENCE = "invdiff kps"
-# What a step costs, of a cloud for each of its particles: a forward for a call, two more for a pass back; of MMPS it
-# depends on how a library solves for it.
-DRAWN = {"kps": 0, "ddrm": 1, "ddnm": 1, "diffpir": 1, "reddiff": 1, "mcgdiff": 1, "fps_smc": 1, "daps": 5, "tmpd": 5}
-DRAWN |= {"pigdm": 3, "dps": 3, "mmps": 3, "dps_annealed": 3, "tds": 3, "deepinv mmps": 7, "azula mmps": 5}
-CLOUDS = ("tds", "fps_smc", "mcgdiff")
-OURS = ("kps", "ddrm", "ddnm", "diffpir", "pigdm", "mmps", "tmpd", "dps", "daps", "reddiff", *CLOUDS)
-OURS += ("pnp_hqs", "pnp_admm", "pnp_pgd", "red_gd", "red_fp", "red_admm")
-THEIRS = {
-    "deepinv": ("ddrm", "diffpir", "pigdm", "mmps", "dps", "dps_annealed", "dpir", "dpir_tuned"),
-    "azula": ("diffpir", "pigdm", "mmps", "dps", "tmpd"),
-}
-METHODS = tuple(f"invdiff {name}" for name in OURS) + tuple(
-    f"{library} {name}" for library, names in THEIRS.items() for name in names
-)
 QUICK = (
     REFERENCE,
     "invdiff ddrm",
@@ -90,8 +69,6 @@ QUICK = (
     "deepinv dpir",
     "azula mmps",
 )
-RANKED = {"psnr_mean": "PSNR of the mean, dB", "psnr_limit": "PSNR of the mean of endless draws, dB"}
-RANKED |= {"crps": "CRPS", "coverage": "coverage error"}
 FIGURES = ("psnr_mean", "psnr_limit", "psnr_draw", "ssim_mean", "ssim_draw", "crps", "coverage", "seconds")
 KEY = ("image", "task", "sigma_y", "size", "draws", "method")
 WHERE = ("device", "torch", "deepinv", "azula", "commit")
@@ -138,64 +115,6 @@ def where() -> Row:
     return row | {"commit": str(row["commit"])[:10]}
 
 
-def cloud(name: str, cost: int) -> dict[str, int]:
-    """Particles and steps of a cloud that costs no less, and hardly more, than this."""
-    share, solver = DRAWN[name], solvers.load(name)
-    particles = max(2, cost // (share * solver.steps))  # type: ignore[attr-defined]
-    return {"particles": particles, "steps": max(2, math.ceil(cost / (share * particles)))}
-
-
-def own(name: str, likelihood: Likelihood, prior: Prior, draws: int, cost: int) -> tuple[Posterior, Row]:
-    """One of our solvers at this cost of a draw: its draws, and what they took."""
-    options: dict[str, Any] = {"steps": 30, "products": 3} if name == "kps" else {}
-    if name in CLOUDS:
-        options = cloud(name, cost)
-    elif name in DRAWN and name != REFERENCE.split()[1]:
-        options = {"steps": steps_for(DRAWN[name], cost)}
-    solver = solvers.load(name, **options)
-    # As many members at a time as leave none to be filled up.
-    size = math.ceil(draws / math.ceil(draws / 16))
-    wanted = draws if solver.stochastic else 1
-    clock = time.process_time()
-    posterior = sample(solver, likelihood, prior, draws=wanted, micro_batch=size, progress=False)
-    row = {"seconds": f"{time.process_time() - clock:.5g}", "particles": str(getattr(solver, "particles", ""))}
-    row["steps"] = str(getattr(solver, "steps", getattr(solver, "iterations", "")))
-    return posterior, row | {key: str(posterior.record[key]) for key in ("nfe", "nfe_backward")}
-
-
-def steps_for(share: int, cost: int) -> int:
-    """The number of steps of which each costs `share` that together cost no less than this."""
-    return max(2, math.ceil(cost / share))
-
-
-def peer(
-    library: str, name: str, likelihood: Likelihood, prior: Prior, draws: int, steps: int | None
-) -> tuple[Posterior, Row] | None:
-    """One of the peers' methods; None where it does not take the operator."""
-    importlib.import_module(library)  # which takes seconds of its own
-    assert isinstance(likelihood.noise, GaussianNoise)
-    operator, level = likelihood.operator, float(likelihood.noise.like(likelihood.batched_y).flatten()[0])
-    own_operator = peers.same(operator, name, level) if library == "deepinv" else operator
-    if own_operator is None:
-        return None
-    slot = Counted(prior)
-    torch.manual_seed(0)
-    build = getattr(peers, library)
-    point = name.startswith("dpir")
-    clock = time.process_time()
-    made = build(name, own_operator, likelihood.batched_y[0], slot, level, steps)(1 if point else draws)
-    seconds = time.process_time() - clock
-    each = draws if (library, name) == ("azula", "dps") else 1
-    row = {"steps": str(steps or ""), "nfe": f"{slot.calls / each:.0f}", "nfe_backward": f"{slot.backward / each:.0f}"}
-    row["seconds"] = f"{seconds:.5g}"
-    return Posterior(made.float(), {}, "point estimate" if point else "uncalibrated spread"), row
-
-
-def nominal(draws: int) -> float:
-    """The level of the intervals that so many draws can give, 90 % at most."""
-    return min(0.9, (draws - 1) / (draws + 1))
-
-
 def figures(posterior: Posterior, truth: Tensor) -> dict[str, float]:
     """The figures of one set of draws at the truth (C, H, W); not a number where one of the draws is none."""
     draws = posterior.draws
@@ -233,7 +152,7 @@ def rows(settings: argparse.Namespace, standing: Sequence[Row]) -> Iterator[Row]
             row = dict(zip(KEY, map(str, [image, task, sigma_y, settings.size, settings.draws, method]), strict=True))
             key = tuple(row.values())
             if key not in have:
-                outcome = _made(method, likelihood, prior, settings.draws, cost)
+                outcome = run(method, likelihood, prior, settings.draws, cost)
                 if outcome is None:
                     continue
                 values = {figure: f"{value:.5g}" for figure, value in figures(outcome[0], truth).items()}
@@ -242,114 +161,6 @@ def rows(settings: argparse.Namespace, standing: Sequence[Row]) -> Iterator[Row]
                 yield row
             if method == REFERENCE:
                 cost = int(have[key]["nfe"]) + 2 * int(have[key]["nfe_backward"])
-
-
-def _made(method: str, likelihood: Likelihood, prior: Prior, draws: int, cost: int) -> tuple[Posterior, Row] | None:
-    """What a method gives at this cost; None where it does not take the operator."""
-    library, name = method.split()
-    if library == "invdiff":
-        return own(name, likelihood, prior, draws, cost)
-    share = DRAWN.get(method, DRAWN.get(name, 0))
-    return peer(library, name, likelihood, prior, draws, steps_for(share, cost) if share else None)
-
-
-def ranks(found: Sequence[Row]) -> list[str]:
-    """Markdown: the place of KPS among all methods, on the crops that all have, and its distance to the best other.
-
-    A method's distance to KPS is the mean over these crops, in brackets its 95 % interval; that of coverage is how much
-    further the coverage of all these crops is from nominal. A figure that is not a number is the worst.
-    """
-    heads = ("task", "noise", "crops", *(f"KPS in {words}" for words in RANKED.values()))
-    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
-    for (sigma_y, task), here in sorted(
-        _by_case(found).items(), key=lambda case: (case[0][0], TASKS.index(case[0][1]))
-    ):
-        # A run that was interrupted has methods that lack the last crop.
-        common = set.intersection(*(set(rows) for rows in here.values())) if REFERENCE in here else set()
-        shared = {method: {name: rows[name] for name in sorted(common)} for method, rows in here.items()}
-        cells = [_place(shared, figure) for figure in RANKED]
-        lines.append(f"| {' | '.join((task, sigma_y, str(len(common)), *cells))} |")
-    return lines
-
-
-def _by_case(found: Sequence[Row]) -> dict[tuple[str, str], dict[str, dict[str, Row]]]:
-    """Rows by noise and task, in them by method, in them by image."""
-    cases: dict[tuple[str, str], dict[str, dict[str, Row]]] = {}
-    for row in found:
-        cases.setdefault((row["sigma_y"], row["task"]), {}).setdefault(row["method"], {})[row["image"]] = row
-    return cases
-
-
-def _place(here: dict[str, dict[str, Row]], figure: str) -> str:
-    """The place of KPS, and by how much it is better than the best of the others, or worse."""
-    kps, sign = here.get(REFERENCE, {}), {"psnr_mean": 1, "psnr_limit": 1, "crps": -1}.get(figure)
-    gains: dict[str, list[float]] = {}
-    for method, others in here.items():
-        names = [name for name in kps if others[name].get(figure)]
-        if method == REFERENCE or not names:
-            continue
-        pairs = [(float(kps[name][figure]), float(others[name][figure])) for name in names]
-        if sign:
-            gains[method] = [sign * (ours - theirs) for ours, theirs in pairs]
-        else:
-            # The distance of the mean coverage from nominal, where too much and too little of single crops cancel.
-            level = nominal(int(kps[names[0]]["draws"]))
-            sides = [math.copysign(1, sum(values) / len(values) - level) for values in zip(*pairs, strict=True)]
-            gains[method] = [sides[1] * (theirs - level) - sides[0] * (ours - level) for ours, theirs in pairs]
-    if not gains:
-        return "-"
-    means = {method: sum(values) / len(values) for method, values in gains.items()}
-    # Not a number is no place: a method that diverged is behind everybody.
-    means = {method: math.inf if math.isnan(mean) else mean for method, mean in means.items()}
-    best = min(means, key=lambda method: means[method])
-    rank = 1 + sum(mean < 0 for mean in means.values())
-    digits = 2 if figure.startswith("psnr") else 4 if figure == "crps" else 3
-    ahead = [value if rank == 1 else -value for value in gains[best]]
-    said = f"{abs(means[best]):.{digits}f}"
-    if len(ahead) > 1:
-        low, high = interval(ahead)
-        said += f" [{low:.{digits}f}, {high:.{digits}f}]"
-    of = f"{rank} of {len(gains) + 1}"
-    return f"{of}, {said} ahead of {best}" if rank == 1 else f"**not first: {of}**, {said} behind {best}"
-
-
-def table(found: Sequence[Row]) -> list[str]:
-    """Markdown: means over the crops; in brackets the 95 % interval of the difference to KPS, crop by crop."""
-    cells: dict[tuple[str, str, str], dict[str, Row]] = {}
-    for row in found:
-        cells.setdefault((row["sigma_y"], row["task"], row["method"]), {})[row["image"]] = row
-    shown = ("psnr_mean", "psnr_limit", "psnr_draw", "ssim_mean", "crps", "coverage")
-    lines = [
-        "| task | method | crops | NFE + passes back | " + " | ".join(shown) + " |",
-        "| --- " * (4 + len(shown)) + "|",
-    ]
-    order = {name: place for place, name in enumerate(METHODS)}
-    for sigma_y, task, method in sorted(cells, key=lambda cell: (cell[0], TASKS.index(cell[1]), order[cell[2]])):
-        here, reference = cells[sigma_y, task, method], cells.get((sigma_y, task, REFERENCE), {})
-        names = sorted(set(here) & set(reference))
-        if not names:
-            continue
-        nfe, back = (sum(float(here[name][key]) for name in names) / len(names) for key in ("nfe", "nfe_backward"))
-        cost = f"{nfe:.0f} + {back:.0f}" if back else f"{nfe:.0f}"
-        texts = [_text(here, reference, names, figure, method == REFERENCE) for figure in shown]
-        clouds = sorted({int(here[name]["particles"]) for name in names if here[name].get("particles")})
-        said = f"{method}, clouds of {' or '.join(map(str, clouds))}" if clouds else method
-        lines.append(f"| {task} {sigma_y} | {said} | {len(names)} | {cost} | " + " | ".join(texts) + " |")
-    return lines
-
-
-def _text(here: dict[str, Row], reference: dict[str, Row], names: Sequence[str], figure: str, alone: bool) -> str:
-    if not all(here[name].get(figure) for name in names):
-        return "-"
-    values = [float(here[name][figure]) for name in names]
-    if any(map(math.isnan, values)):
-        return "failed"
-    digits = 4 if figure == "crps" else 2
-    text = f"{sum(values) / len(values):.{digits}f}"
-    if alone or len(names) < 2:
-        return text
-    low, high = interval(value - float(reference[name][figure]) for value, name in zip(values, names, strict=True))
-    return f"{text} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
 def part_of(word: str) -> tuple[int, int]:

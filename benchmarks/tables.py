@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import calibration, quality, restoration, rows
+from . import calibration, quality_tables, restoration, rows
 from .rows import Row
 
 ROOT = Path(__file__).parent
@@ -154,7 +154,7 @@ def rest(name: str, table: Callable[[list[Row]], list[str]]) -> Callable[[], lis
 def tuned() -> list[list[str]]:
     """Settings of deepinv's DPIR on the crop that chose them, the best first."""
     found = sorted(read("tuning.csv"), key=lambda row: -float(row["psnr"]))
-    return [[row["settings"].strip("{}"), row["psnr"], *(row[task] for task in quality.TASKS)] for row in found]
+    return [[row["settings"].strip("{}"), row["psnr"], *(row[task] for task in quality_tables.TASKS)] for row in found]
 
 
 TABLES: dict[str, Callable[[], list[str]]] = {
@@ -163,10 +163,10 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "limit": limit,
     "curve": curve,
     "photographs": rest("restoration.csv", lambda found: restoration.short(found, 48)),
-    "ranks": rest("quality.csv", quality.ranks),
-    "quality": rest("quality.csv", quality.table),
+    "ranks": rest("quality.csv", quality_tables.ranks),
+    "quality": rest("quality.csv", quality_tables.table),
     "denoising": denoising,
-    "tuning": lambda: lines(("settings", "mean PSNR", *quality.TASKS), tuned()),
+    "tuning": lambda: lines(("settings", "mean PSNR", *quality_tables.TASKS), tuned()),
     "calibration": rest("calibration.csv", calibration.table),
 }
 

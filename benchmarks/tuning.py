@@ -20,14 +20,14 @@ from skimage import data
 from invdiff import priors
 from invdiff.metrics import psnr
 
-from . import peers, quality
+from . import peers, quality, quality_tables
 from .restoration import crop
 from .rows import Row, write
 
 RESULTS = Path(__file__).parent / "results" / "tuning.csv"
 SIZE, SIGMA_Y = 48, 0.05
 GRID: dict[str, Sequence[Any]] = {"start": (49 / 255, 0.5, 2.0), "iterations": (8, 24), "fill": (False, True)}
-COLUMNS = ("method", "settings", "psnr", *quality.TASKS)
+COLUMNS = ("method", "settings", "psnr", *quality_tables.TASKS)
 
 
 def grid() -> list[dict[str, Any]]:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import csv
+import math
 import types
 
 import pytest
 import torch
 
-from benchmarks import peers, posterior_peers, quality, tuning
+from benchmarks import peers, posterior_peers, quality, quality_methods, quality_tables, tuning
 from invdiff import Likelihood, Posterior, compare, solvers
 from invdiff.noise import GaussianNoise
 from invdiff.operators import Mask, random_mask
 from invdiff.priors.base import as_prior
 
 SHAPE, SIGMA_Y, STEPS = (3, 12, 12), 0.05, 6
-PEERS = [method for method in quality.METHODS if not method.startswith("invdiff")]
+PEERS = [method for method in quality_methods.METHODS if not method.startswith("invdiff")]
 
 
 def task():
@@ -35,18 +36,18 @@ shrunk = as_prior(half)
 def test_a_peer_takes_the_evaluations_that_it_is_given(method):
     library, name = method.split()
     pytest.importorskip(library, reason=f"the optional package {library} is not installed")
-    made = quality.peer(library, name, task(), shrunk, 2, STEPS)
+    made = quality_methods.peer(library, name, task(), shrunk, 2, STEPS)
     assert made is not None
     assert made[1]["nfe"] == str(STEPS)
     assert torch.isfinite(made[0].draws).all()
-    share = quality.DRAWN.get(method, quality.DRAWN.get(name, 1))
+    share = quality_methods.DRAWN.get(method, quality_methods.DRAWN.get(name, 1))
     assert share * STEPS == STEPS + 2 * int(made[1]["nfe_backward"])
 
 
 @pytest.mark.parametrize(("name", "nfe"), [("dpir", 8), ("dpir_tuned", peers.TUNED["iterations"])])
 def test_deepinvs_dpir_has_its_own_steps(name, nfe):
     pytest.importorskip("deepinv", reason="the optional package deepinv is not installed")
-    made = quality._made(f"deepinv {name}", task(), shrunk, 2, 100)
+    made = quality_methods.run(f"deepinv {name}", task(), shrunk, 2, 100)
     assert made is not None
     assert made[0].point
     assert (made[1]["nfe"], made[0].shape) == (str(nfe), (1, *SHAPE))
@@ -76,11 +77,11 @@ def test_tuned_settings_are_those_that_the_tuning_found_best():
 
 
 def test_our_methods_cost_what_is_counted():
-    for name in quality.OURS:
-        share = quality.DRAWN.get(name)
+    for name in quality_methods.OURS:
+        share = quality_methods.DRAWN.get(name)
         if share:
             cost = share * STEPS
-            made, row = quality.own(name, task(), shrunk, 4, cost)
+            made, row = quality_methods.own(name, task(), shrunk, 4, cost)
             assert len(made) == 4
             taken = int(row["nfe"]) + 2 * int(row["nfe_backward"])
             # Of two particles each takes half of the steps.
@@ -88,19 +89,19 @@ def test_our_methods_cost_what_is_counted():
 
 
 def test_every_draw_of_a_cloud_method_has_a_cloud_of_its_own_at_equal_cost():
-    for name in quality.CLOUDS:
-        made, row = quality.own(name, task(), shrunk, 2, 6)
+    for name in quality_methods.CLOUDS:
+        made, row = quality_methods.own(name, task(), shrunk, 2, 6)
         assert int(row["particles"]) >= 2
         assert made.record["dependent"] is False
         assert "dependent" not in made.label
     # 100 steps each: MCGDiff's particles cost 100 evaluations, TDS's 300, of which not even 2 are to be had.
-    assert quality.cloud("mcgdiff", 450) == {"particles": 4, "steps": 113}
-    assert quality.cloud("tds", 210) == {"particles": 2, "steps": 35}
+    assert quality_methods.cloud("mcgdiff", 450) == {"particles": 4, "steps": 113}
+    assert quality_methods.cloud("tds", 210) == {"particles": 2, "steps": 35}
 
 
 def test_every_solver_for_a_likelihood_is_compared_or_named_as_left_out():
     named = {name for name in solvers.names() if not isinstance(solvers.load(name), solvers.PriorSampler)}
-    assert named - set(quality.OURS) == {"kps_cloud", "pnpdm"}
+    assert named - set(quality_methods.OURS) == {"kps_cloud", "pnpdm"}
     assert "KPSCloud" in quality.__doc__
     assert "PnPDM" in quality.__doc__
 
@@ -113,14 +114,14 @@ def test_intervals_of_the_table_are_those_of_compare():
         for place, value in enumerate(values)
     ]
     low, high = compare.interval([-1, -2, -3])
-    assert quality.table(rows)[-1].split(" | ")[3:5] == ["5 + 2", f"23.00 [{low:+.2f}, {high:+.2f}]"]
+    assert quality_tables.table(rows)[-1].split(" | ")[3:5] == ["5 + 2", f"23.00 [{low:+.2f}, {high:+.2f}]"]
 
 
 def test_the_table_names_the_particles_of_a_cloud_and_leaves_out_what_cannot_be_compared():
     head = {"sigma_y": "0.05", "task": "blur", "nfe": "5", "nfe_backward": "0", "psnr_mean": "20"}
     rows = [head | {"method": "invdiff kps", "image": "a"}, head | {"method": "azula dps", "image": "b"}]
     rows.append(head | {"method": "invdiff tds", "image": "a", "particles": "2"})
-    found = quality.table(rows)
+    found = quality_tables.table(rows)
     assert len(found) == 4
     assert found[-1].startswith("| blur 0.05 | invdiff tds, clouds of 2 | 1 | 5 |")
 
@@ -139,7 +140,7 @@ def test_where_we_are_not_first_it_says_so():
     rows += case("azula mmps", (19, 21), (0.03, 0.04), (0.8, 0.8)) + case(
         "deepinv dpir", (21, 23), (0.05, 0.06), ("", "")
     )
-    task, sigma, crops, psnr, limit, crps, coverage = quality.ranks(rows)[-1].strip("| ").split(" | ")
+    task, sigma, crops, psnr, limit, crps, coverage = quality_tables.ranks(rows)[-1].strip("| ").split(" | ")
     assert (task, sigma, crops) == ("blur", "0.05", "2")
     assert psnr == limit == "**not first: 2 of 3**, 1.00 [1.00, 1.00] behind deepinv dpir"
     assert crps == "1 of 3, 0.0100 [0.0100, 0.0100] ahead of azula mmps"
@@ -151,16 +152,31 @@ def test_a_method_that_diverged_is_behind_everybody_and_places_are_of_shared_cro
     nan = ("nan", "nan")
     rows = case("azula pigdm", nan, nan, nan) + case("azula mmps", (19, 21), (0.03, 0.04), (0.8, 0.8))
     rows += case("invdiff kps", (20, 22, 0), (0.02, 0.03, 9), (0.95, 0.87, 0))
-    *_, crops, psnr, _, crps, _ = quality.ranks(rows)[-1].strip("| ").split(" | ")
+    *_, crops, psnr, _, crps, _ = quality_tables.ranks(rows)[-1].strip("| ").split(" | ")
     # The third crop, which KPS alone has so far, counts nowhere.
     assert (crops, psnr) == ("2", "1 of 3, 1.00 [1.00, 1.00] ahead of azula mmps")
     assert crps.startswith("1 of 3, 0.0100 ")
 
 
+def test_a_method_fails_where_one_draw_does():
+    truth = torch.full((3, 12, 12), 0.5)
+    draws = truth + 0.1 + 0.1 * torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    found = quality.figures(Posterior(draws, {}), truth)
+    assert set(found) == set(quality.FIGURES) - {"seconds"}
+    assert found["psnr_mean"] < found["psnr_limit"] - 0.5
+    broken = draws.clone()
+    broken[2, 0, 0, 0] = math.nan
+    made = quality.figures(Posterior(broken, {"failed": [{"draw": 2, "measurement": 0}]}), truth)
+    assert all(map(math.isnan, made.values()))
+    head = {"sigma_y": "0.05", "task": "blur", "nfe": "5", "nfe_backward": "0", "image": "a"}
+    rows = [head | {"method": "invdiff kps"} | found, head | {"method": "invdiff tmpd"} | made]
+    assert "failed" in quality_tables.table(rows)[-1]
+
+
 @pytest.mark.parametrize(("draws", "level"), [(8, 7 / 9), (16, 15 / 17), (19, 0.9), (32, 0.9)])
 def test_the_level_that_so_many_draws_give(draws, level):
-    assert quality.nominal(draws) == pytest.approx(level)
-    low, high = Posterior(torch.arange(float(draws))[:, None], {}).interval(quality.nominal(draws))
+    assert quality_tables.nominal(draws) == pytest.approx(level)
+    low, high = Posterior(torch.arange(float(draws))[:, None], {}).interval(quality_tables.nominal(draws))
     assert 0 <= float(low) < float(high) <= draws - 1
 
 
@@ -181,7 +197,7 @@ def test_two_parts_put_together_are_the_whole(tmp_path, monkeypatch):
         for name in ("kps", "pnp_hqs")
     }
     # Nothing is computed twice.
-    monkeypatch.setattr(quality, "_made", None)
+    monkeypatch.setattr(quality, "run", None)
     quality.main([*common, "--out", str(tmp_path / "quality.csv")])
 
 

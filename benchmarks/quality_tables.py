@@ -1,0 +1,119 @@
+"""The tables of `benchmarks.quality`: the place of KPS on every task, and the means of all methods."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from invdiff.compare import interval
+
+from .quality_methods import METHODS, REFERENCE
+from .rows import Row
+
+TASKS = ("blur", "motion", "down4", "inpaint70", "inpaint92", "box", "gray")
+RANKED = {"psnr_mean": "PSNR of the mean, dB", "psnr_limit": "PSNR of the mean of endless draws, dB"}
+RANKED |= {"crps": "CRPS", "coverage": "coverage error"}
+
+
+def nominal(draws: int) -> float:
+    """The level of the intervals that so many draws can give, 90 % at most."""
+    return min(0.9, (draws - 1) / (draws + 1))
+
+
+def ranks(found: Sequence[Row]) -> list[str]:
+    """Markdown: the place of KPS among all methods, on the crops that all have, and its distance to the best other.
+
+    A method's distance to KPS is the mean over these crops, in brackets its 95 % interval; that of coverage is how much
+    further the coverage of all these crops is from nominal. A figure that is not a number is the worst.
+    """
+    heads = ("task", "noise", "crops", *(f"KPS in {words}" for words in RANKED.values()))
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+    for (sigma_y, task), here in sorted(
+        _by_case(found).items(), key=lambda case: (case[0][0], TASKS.index(case[0][1]))
+    ):
+        # A run that was interrupted has methods that lack the last crop.
+        common = set.intersection(*(set(rows) for rows in here.values())) if REFERENCE in here else set()
+        shared = {method: {name: rows[name] for name in sorted(common)} for method, rows in here.items()}
+        cells = [_place(shared, figure) for figure in RANKED]
+        lines.append(f"| {' | '.join((task, sigma_y, str(len(common)), *cells))} |")
+    return lines
+
+
+def _by_case(found: Sequence[Row]) -> dict[tuple[str, str], dict[str, dict[str, Row]]]:
+    """Rows by noise and task, in them by method, in them by image."""
+    cases: dict[tuple[str, str], dict[str, dict[str, Row]]] = {}
+    for row in found:
+        cases.setdefault((row["sigma_y"], row["task"]), {}).setdefault(row["method"], {})[row["image"]] = row
+    return cases
+
+
+def _place(here: dict[str, dict[str, Row]], figure: str) -> str:
+    """The place of KPS, and by how much it is better than the best of the others, or worse."""
+    kps, sign = here.get(REFERENCE, {}), {"psnr_mean": 1, "psnr_limit": 1, "crps": -1}.get(figure)
+    gains: dict[str, list[float]] = {}
+    for method, others in here.items():
+        names = [name for name in kps if others[name].get(figure)]
+        if method == REFERENCE or not names:
+            continue
+        pairs = [(float(kps[name][figure]), float(others[name][figure])) for name in names]
+        if sign:
+            gains[method] = [sign * (ours - theirs) for ours, theirs in pairs]
+        else:
+            # The distance of the mean coverage from nominal, where too much and too little of single crops cancel.
+            level = nominal(int(kps[names[0]]["draws"]))
+            sides = [math.copysign(1, sum(values) / len(values) - level) for values in zip(*pairs, strict=True)]
+            gains[method] = [sides[1] * (theirs - level) - sides[0] * (ours - level) for ours, theirs in pairs]
+    if not gains:
+        return "-"
+    means = {method: sum(values) / len(values) for method, values in gains.items()}
+    # Not a number is no place: a method that diverged is behind everybody.
+    means = {method: math.inf if math.isnan(mean) else mean for method, mean in means.items()}
+    best = min(means, key=lambda method: means[method])
+    rank = 1 + sum(mean < 0 for mean in means.values())
+    digits = 2 if figure.startswith("psnr") else 4 if figure == "crps" else 3
+    ahead = [value if rank == 1 else -value for value in gains[best]]
+    said = f"{abs(means[best]):.{digits}f}"
+    if len(ahead) > 1:
+        low, high = interval(ahead)
+        said += f" [{low:.{digits}f}, {high:.{digits}f}]"
+    of = f"{rank} of {len(gains) + 1}"
+    return f"{of}, {said} ahead of {best}" if rank == 1 else f"**not first: {of}**, {said} behind {best}"
+
+
+def table(found: Sequence[Row]) -> list[str]:
+    """Markdown: means over the crops; in brackets the 95 % interval of the difference to KPS, crop by crop."""
+    cells: dict[tuple[str, str, str], dict[str, Row]] = {}
+    for row in found:
+        cells.setdefault((row["sigma_y"], row["task"], row["method"]), {})[row["image"]] = row
+    shown = ("psnr_mean", "psnr_limit", "psnr_draw", "ssim_mean", "crps", "coverage")
+    lines = [
+        "| task | method | crops | NFE + passes back | " + " | ".join(shown) + " |",
+        "| --- " * (4 + len(shown)) + "|",
+    ]
+    order = {name: place for place, name in enumerate(METHODS)}
+    for sigma_y, task, method in sorted(cells, key=lambda cell: (cell[0], TASKS.index(cell[1]), order[cell[2]])):
+        here, reference = cells[sigma_y, task, method], cells.get((sigma_y, task, REFERENCE), {})
+        names = sorted(set(here) & set(reference))
+        if not names:
+            continue
+        nfe, back = (sum(float(here[name][key]) for name in names) / len(names) for key in ("nfe", "nfe_backward"))
+        cost = f"{nfe:.0f} + {back:.0f}" if back else f"{nfe:.0f}"
+        texts = [_text(here, reference, names, figure, method == REFERENCE) for figure in shown]
+        clouds = sorted({int(here[name]["particles"]) for name in names if here[name].get("particles")})
+        said = f"{method}, clouds of {' or '.join(map(str, clouds))}" if clouds else method
+        lines.append(f"| {task} {sigma_y} | {said} | {len(names)} | {cost} | " + " | ".join(texts) + " |")
+    return lines
+
+
+def _text(here: dict[str, Row], reference: dict[str, Row], names: Sequence[str], figure: str, alone: bool) -> str:
+    if not all(here[name].get(figure) for name in names):
+        return "-"
+    values = [float(here[name][figure]) for name in names]
+    if any(map(math.isnan, values)):
+        return "failed"
+    digits = 4 if figure == "crps" else 2
+    text = f"{sum(values) / len(values):.{digits}f}"
+    if alone or len(names) < 2:
+        return text
+    low, high = interval(value - float(reference[name][figure]) for value, name in zip(values, names, strict=True))
+    return f"{text} [{low:+.{digits}f}, {high:+.{digits}f}]"
