@@ -11,8 +11,7 @@ from .quality_methods import METHODS, REFERENCE
 from .rows import Row
 
 TASKS = ("blur", "motion", "down4", "inpaint70", "inpaint92", "box", "gray")
-RANKED = {"psnr_mean": "PSNR of the mean, dB", "psnr_limit": "PSNR of the mean of endless draws, dB"}
-RANKED |= {"crps": "CRPS", "coverage": "coverage error"}
+RANKED = {"psnr_mean": "PSNR of the mean, dB", "crps": "CRPS", "coverage": "coverage error"}
 
 
 def nominal(draws: int) -> float:
@@ -49,7 +48,7 @@ def _by_case(found: Sequence[Row]) -> dict[tuple[str, str], dict[str, dict[str, 
 
 def _place(here: dict[str, dict[str, Row]], figure: str) -> str:
     """The place of KPS, and by how much it is better than the best of the others, or worse."""
-    kps, sign = here.get(REFERENCE, {}), {"psnr_mean": 1, "psnr_limit": 1, "crps": -1}.get(figure)
+    kps, sign = here.get(REFERENCE, {}), {"psnr_mean": 1, "crps": -1}.get(figure)
     gains: dict[str, list[float]] = {}
     for method, others in here.items():
         names = [name for name in kps if others[name].get(figure)]
@@ -65,12 +64,14 @@ def _place(here: dict[str, dict[str, Row]], figure: str) -> str:
             gains[method] = [sides[1] * (theirs - level) - sides[0] * (ours - level) for ours, theirs in pairs]
     if not gains:
         return "-"
+    if any(math.isnan(float(row[figure])) for row in kps.values()):
+        return "**failed**"
     means = {method: sum(values) / len(values) for method, values in gains.items()}
     # Not a number is no place: a method that diverged is behind everybody.
     means = {method: math.inf if math.isnan(mean) else mean for method, mean in means.items()}
     best = min(means, key=lambda method: means[method])
     rank = 1 + sum(mean < 0 for mean in means.values())
-    digits = 2 if figure.startswith("psnr") else 4 if figure == "crps" else 3
+    digits = 2 if figure == "psnr_mean" else 4 if figure == "crps" else 3
     ahead = [value if rank == 1 else -value for value in gains[best]]
     said = f"{abs(means[best]):.{digits}f}"
     if len(ahead) > 1:
@@ -109,8 +110,11 @@ def _text(here: dict[str, Row], reference: dict[str, Row], names: Sequence[str],
     if not all(here[name].get(figure) for name in names):
         return "-"
     values = [float(here[name][figure]) for name in names]
-    if any(map(math.isnan, values)):
+    if any(math.isnan(float(here[name]["psnr_mean"])) for name in names):
         return "failed"
+    if any(map(math.isnan, values)):
+        # Of endless draws, whose estimated error is below 0 by chance.
+        return "-"
     digits = 4 if figure == "crps" else 2
     text = f"{sum(values) / len(values):.{digits}f}"
     if alone or len(names) < 2:

@@ -130,7 +130,7 @@ def case(method, psnr, crps, coverage):
     head = {"sigma_y": "0.05", "task": "blur", "draws": "19", "method": method}
     figures = zip(psnr, crps, coverage, strict=True)
     return [
-        head | {"image": str(place), "psnr_mean": str(a), "psnr_limit": str(a), "crps": str(b), "coverage": str(c)}
+        head | {"image": str(place), "psnr_mean": str(a), "crps": str(b), "coverage": str(c)}
         for place, (a, b, c) in enumerate(figures)
     ]
 
@@ -140,9 +140,9 @@ def test_where_we_are_not_first_it_says_so():
     rows += case("azula mmps", (19, 21), (0.03, 0.04), (0.8, 0.8)) + case(
         "deepinv dpir", (21, 23), (0.05, 0.06), ("", "")
     )
-    task, sigma, crops, psnr, limit, crps, coverage = quality_tables.ranks(rows)[-1].strip("| ").split(" | ")
+    task, sigma, crops, psnr, crps, coverage = quality_tables.ranks(rows)[-1].strip("| ").split(" | ")
     assert (task, sigma, crops) == ("blur", "0.05", "2")
-    assert psnr == limit == "**not first: 2 of 3**, 1.00 [1.00, 1.00] behind deepinv dpir"
+    assert psnr == "**not first: 2 of 3**, 1.00 [1.00, 1.00] behind deepinv dpir"
     assert crps == "1 of 3, 0.0100 [0.0100, 0.0100] ahead of azula mmps"
     # 0.91 against 0.80.
     assert coverage.startswith("1 of 2, 0.090 [")
@@ -152,10 +152,12 @@ def test_a_method_that_diverged_is_behind_everybody_and_places_are_of_shared_cro
     nan = ("nan", "nan")
     rows = case("azula pigdm", nan, nan, nan) + case("azula mmps", (19, 21), (0.03, 0.04), (0.8, 0.8))
     rows += case("invdiff kps", (20, 22, 0), (0.02, 0.03, 9), (0.95, 0.87, 0))
-    *_, crops, psnr, _, crps, _ = quality_tables.ranks(rows)[-1].strip("| ").split(" | ")
+    *_, crops, psnr, crps, _ = quality_tables.ranks(rows)[-1].strip("| ").split(" | ")
     # The third crop, which KPS alone has so far, counts nowhere.
     assert (crops, psnr) == ("2", "1 of 3, 1.00 [1.00, 1.00] ahead of azula mmps")
     assert crps.startswith("1 of 3, 0.0100 ")
+    rows = case("invdiff kps", nan, nan, nan) + case("azula mmps", (19, 21), (0.03, 0.04), (0.8, 0.8))
+    assert quality_tables.ranks(rows)[-1].endswith("| **failed** | **failed** | **failed** |")
 
 
 def test_a_method_fails_where_one_draw_does():
@@ -170,7 +172,9 @@ def test_a_method_fails_where_one_draw_does():
     assert all(map(math.isnan, made.values()))
     head = {"sigma_y": "0.05", "task": "blur", "nfe": "5", "nfe_backward": "0", "image": "a"}
     rows = [head | {"method": "invdiff kps"} | found, head | {"method": "invdiff tmpd"} | made]
-    assert "failed" in quality_tables.table(rows)[-1]
+    assert quality_tables.table(rows)[-1].count("failed") == 6
+    rows[1] = head | {"method": "invdiff tmpd"} | found | {"psnr_limit": "nan"}
+    assert quality_tables.table(rows)[-1].split(" | ")[5] == "-"
 
 
 @pytest.mark.parametrize(("draws", "level"), [(8, 7 / 9), (16, 15 / 17), (19, 0.9), (32, 0.9)])
