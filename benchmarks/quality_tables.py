@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -23,7 +24,8 @@ def ranks(found: Sequence[Row]) -> list[str]:
     """Markdown: the place of KPS among all methods, on the crops that all have, and its distance to the best other.
 
     A method's distance to KPS is the mean over these crops, in brackets its 95 % interval; that of coverage is how much
-    further the coverage of all these crops is from nominal. A figure that is not a number is the worst.
+    further the coverage of all these crops is from nominal. A figure that is not a number is the worst. The last row is
+    of each crop's means over all tasks and noises, and of the methods that take all of them.
     """
     heads = ("task", "noise", "crops", *(f"KPS in {words}" for words in RANKED.values()))
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
@@ -35,7 +37,27 @@ def ranks(found: Sequence[Row]) -> list[str]:
         shared = {method: {name: rows[name] for name in sorted(common)} for method, rows in here.items()}
         cells = [_place(shared, figure) for figure in RANKED]
         lines.append(f"| {' | '.join((task, sigma_y, str(len(common)), *cells))} |")
+    whole = _whole(_by_case(found))
+    if len(lines) > 3 and whole.get(REFERENCE):
+        cells = [_place(whole, figure) for figure in RANKED]
+        lines.append(f"| all | all | {' | '.join((str(len(whole[REFERENCE])), *cells))} |")
     return lines
+
+
+def _whole(cases: dict[tuple[str, str], dict[str, dict[str, Row]]]) -> dict[str, dict[str, Row]]:
+    """Means over tasks and noises by method and image, of the methods that take all and the crops that have all."""
+    methods = set.intersection(*(set(here) for here in cases.values()))
+    images = set.intersection(*(set(here[method]) for here in cases.values() for method in methods))
+    whole: dict[str, dict[str, Row]] = {method: {} for method in methods}
+    for method, image in itertools.product(sorted(methods), sorted(images)):
+        rows = [here[method][image] for here in cases.values()]
+        row = {"draws": rows[0]["draws"]}
+        for figure in RANKED:
+            values = [case[figure] for case in rows if case.get(figure)]
+            if len(values) == len(rows):
+                row[figure] = str(sum(map(float, values)) / len(values))
+        whole[method][image] = row
+    return whole
 
 
 def _by_case(found: Sequence[Row]) -> dict[tuple[str, str], dict[str, dict[str, Row]]]:

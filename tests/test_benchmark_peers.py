@@ -148,6 +148,26 @@ def test_where_we_are_not_first_it_says_so():
     assert coverage.startswith("1 of 2, 0.090 [")
 
 
+def test_the_last_row_is_of_all_tasks():
+    def of(task, rows):
+        return [row | {"task": task} for row in rows]
+
+    rows = of("blur", case("invdiff kps", (20, 22), (0.02, 0.03), (0.95, 0.85)))
+    rows += of("box", case("invdiff kps", (10, 14), (0.04, 0.05), (0.85, 0.95)))
+    rows += of("blur", case("azula mmps", (25, 25), (0.01, 0.02), (0.8, 0.8)))
+    rows += of("box", case("azula mmps", (1, 1), (0.07, 0.08), (0.6, 0.6)))
+    # Takes one of the tasks, and so stands in its row alone.
+    rows += of("blur", case("deepinv ddrm", (90, 90), (0, 0), (0.9, 0.9)))
+    *_, box, whole = quality_tables.ranks(rows)
+    assert "ddrm" not in box
+    task, sigma, crops, psnr, crps, coverage = whole.strip("| ").split(" | ")
+    assert (task, sigma, crops) == ("all", "all", "2")
+    # 15 and 18 against 13 and 13.
+    assert psnr == "1 of 2, 3.50 [2.00, 5.00] ahead of azula mmps"
+    assert crps.startswith("1 of 2, 0.0100 [")
+    assert coverage.startswith("1 of 2, 0.200 [")
+
+
 def test_a_method_that_diverged_is_behind_everybody_and_places_are_of_shared_crops():
     nan = ("nan", "nan")
     rows = case("azula pigdm", nan, nan, nan) + case("azula mmps", (19, 21), (0.03, 0.04), (0.8, 0.8))
