@@ -32,6 +32,7 @@ def merge(standing: Sequence[Row], new: Iterable[Row], key: Sequence[str]) -> li
 def write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
     """The rows as a CSV file, put in its place whole: long runs write at every row, and may be interrupted at any."""
     part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
     with part.open("w", newline="") as handle:
         writer = csv.DictWriter(handle, columns, lineterminator="\n")
         writer.writeheader()
