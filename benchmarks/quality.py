@@ -54,7 +54,7 @@ from invdiff.scores import fair_crps, fair_error
 
 from .denoising import load_image
 from .quality_methods import METHODS, REFERENCE, THEIRS, run
-from .quality_tables import TASKS, nominal, ranks, table
+from .quality_tables import TASKS, nominal, overall, ranks, table
 from .restoration import crop
 from .rows import Row, merge, read, write
 
@@ -177,7 +177,7 @@ def part_of(word: str) -> tuple[int, int]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one 32x32 crop, seven methods, two tasks: 2 minutes")
+    parser.add_argument("--quick", action="store_true", help="one 32x32 crop, seven methods, two tasks: half a minute")
     parser.add_argument("--sets", nargs="*", default=list(SETS), choices=SETS, metavar="SET")
     parser.add_argument("--crops", type=int, default=4, help="images of each set")
     parser.add_argument("--size", type=int, default=48, help="side of a crop, pixels")
@@ -207,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         found.append(row)
         write(out, COLUMNS, found)
         print(*(row.get(key, "") for key in ("image", "task", "sigma_y", "method", "nfe", *FIGURES)), flush=True)
-    print("\n".join([*ranks(found), "", *table(found)]))
+    print("\n".join([*ranks(found), "", *overall(found), "", *table(found)]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The tables of `benchmarks.quality`: the place of KPS on every task, and the means of all methods."""
+"""The tables of `benchmarks.quality`: the place of KPS on every task, and means of all methods, whole and by task."""
 
 from __future__ import annotations
 
@@ -12,7 +12,19 @@ from .quality_methods import METHODS, REFERENCE
 from .rows import Row
 
 TASKS = ("blur", "motion", "down4", "inpaint70", "inpaint92", "box", "gray")
+SHOWN = {
+    "psnr_mean": "PSNR of the mean",
+    "psnr_limit": "of endless draws' mean",
+    "psnr_draw": "of a draw",
+    "ssim_mean": "SSIM of the mean",
+    "crps": "CRPS",
+    "coverage": "coverage",
+}
 RANKED = {"psnr_mean": "PSNR of the mean, dB", "crps": "CRPS", "coverage": "coverage error"}
+
+
+# In gray a few colours decide the error of endless draws, so that its estimate tells nothing: it may be below 0.
+UNSURE = (("psnr_limit", "gray"),)
 
 
 def nominal(draws: int) -> float:
@@ -37,14 +49,16 @@ def ranks(found: Sequence[Row]) -> list[str]:
         shared = {method: {name: rows[name] for name in sorted(common)} for method, rows in here.items()}
         cells = [_place(shared, figure) for figure in RANKED]
         lines.append(f"| {' | '.join((task, sigma_y, str(len(common)), *cells))} |")
-    whole = _whole(_by_case(found))
+    whole = _whole(_by_case(found), tuple(RANKED))
     if len(lines) > 3 and whole.get(REFERENCE):
         cells = [_place(whole, figure) for figure in RANKED]
         lines.append(f"| all | all | {' | '.join((str(len(whole[REFERENCE])), *cells))} |")
     return lines
 
 
-def _whole(cases: dict[tuple[str, str], dict[str, dict[str, Row]]]) -> dict[str, dict[str, Row]]:
+def _whole(
+    cases: dict[tuple[str, str], dict[str, dict[str, Row]]], figures: Sequence[str]
+) -> dict[str, dict[str, Row]]:
     """Means over tasks and noises by method and image, of the methods that take all and the crops that have all."""
     methods = set.intersection(*(set(here) for here in cases.values()))
     images = set.intersection(*(set(here[method]) for here in cases.values() for method in methods))
@@ -52,9 +66,10 @@ def _whole(cases: dict[tuple[str, str], dict[str, dict[str, Row]]]) -> dict[str,
     for method, image in itertools.product(sorted(methods), sorted(images)):
         rows = [here[method][image] for here in cases.values()]
         row = {"draws": rows[0]["draws"]}
-        for figure in RANKED:
-            values = [case[figure] for case in rows if case.get(figure)]
-            if len(values) == len(rows):
+        for figure in figures:
+            wanted = [case for case in rows if (figure, case["task"]) not in UNSURE]
+            values = [case[figure] for case in wanted if case.get(figure)]
+            if len(values) == len(wanted):
                 row[figure] = str(sum(map(float, values)) / len(values))
         whole[method][image] = row
     return whole
@@ -103,29 +118,54 @@ def _place(here: dict[str, dict[str, Row]], figure: str) -> str:
     return f"{of}, {said} ahead of {best}" if rank == 1 else f"**not first: {of}**, {said} behind {best}"
 
 
+def overall(found: Sequence[Row]) -> list[str]:
+    """Markdown: means over crops, tasks and noises of the methods that take all of them, the lowest CRPS first.
+
+    In brackets the 95 % interval of the difference to KPS, over crops. The mean of endless draws leaves out `UNSURE`.
+    """
+    whole = _whole(_by_case(found), (*SHOWN, "nfe", "nfe_backward"))
+    reference = whole.get(REFERENCE, {})
+    if not reference:
+        return []
+
+    def crps(method: str) -> float:
+        mean = sum(float(row["crps"]) for row in whole[method].values()) / len(reference)
+        return math.inf if math.isnan(mean) else mean
+
+    return [*_heads(), *(_line(method, whole[method], reference) for method in sorted(whole, key=crps))]
+
+
 def table(found: Sequence[Row]) -> list[str]:
-    """Markdown: means over the crops; in brackets the 95 % interval of the difference to KPS, crop by crop."""
-    cells: dict[tuple[str, str, str], dict[str, Row]] = {}
-    for row in found:
-        cells.setdefault((row["sigma_y"], row["task"], row["method"]), {})[row["image"]] = row
-    shown = ("psnr_mean", "psnr_limit", "psnr_draw", "ssim_mean", "crps", "coverage")
-    lines = [
-        "| task | method | crops | NFE + passes back | " + " | ".join(shown) + " |",
-        "| --- " * (4 + len(shown)) + "|",
-    ]
+    """Markdown: means over crops, task by task; in brackets the 95 % interval of the difference to KPS, over crops."""
+    lines: list[str] = []
     order = {name: place for place, name in enumerate(METHODS)}
-    for sigma_y, task, method in sorted(cells, key=lambda cell: (cell[0], TASKS.index(cell[1]), order[cell[2]])):
-        here, reference = cells[sigma_y, task, method], cells.get((sigma_y, task, REFERENCE), {})
-        names = sorted(set(here) & set(reference))
-        if not names:
-            continue
-        nfe, back = (sum(float(here[name][key]) for name in names) / len(names) for key in ("nfe", "nfe_backward"))
-        cost = f"{nfe:.0f} + {back:.0f}" if back else f"{nfe:.0f}"
-        texts = [_text(here, reference, names, figure, method == REFERENCE) for figure in shown]
-        clouds = sorted({int(here[name]["particles"]) for name in names if here[name].get("particles")})
-        said = f"{method}, clouds of {' or '.join(map(str, clouds))}" if clouds else method
-        lines.append(f"| {task} {sigma_y} | {said} | {len(names)} | {cost} | " + " | ".join(texts) + " |")
+    for (sigma_y, task), here in sorted(
+        _by_case(found).items(), key=lambda case: (case[0][0], TASKS.index(case[0][1]))
+    ):
+        reference = here.get(REFERENCE, {})
+        made = []
+        for method in sorted(here, key=order.__getitem__):
+            shared = {name: row for name, row in here[method].items() if name in reference}
+            made += [_line(method, shared, reference)] if shared else []
+        if made:
+            lines += [*([""] if lines else []), f"## {task}, sigma {sigma_y}", "", *_heads(), *made]
     return lines
+
+
+def _heads() -> list[str]:
+    heads = ("method", "crops", "NFE + passes back", *SHOWN.values())
+    return [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+
+
+def _line(method: str, here: dict[str, Row], reference: dict[str, Row]) -> str:
+    """The row of a method, over the crops that it and KPS have."""
+    names = list(here)
+    nfe, back = (sum(float(here[name][key]) for name in names) / len(names) for key in ("nfe", "nfe_backward"))
+    cost = f"{nfe:.0f} + {back:.0f}" if back else f"{nfe:.0f}"
+    texts = [_text(here, reference, names, figure, method == REFERENCE) for figure in SHOWN]
+    clouds = sorted({int(here[name]["particles"]) for name in names if here[name].get("particles")})
+    said = f"{method}, clouds of {' or '.join(map(str, clouds))}" if clouds else method
+    return f"| {' | '.join((said, str(len(names)), cost, *texts))} |"
 
 
 def _text(here: dict[str, Row], reference: dict[str, Row], names: Sequence[str], figure: str, alone: bool) -> str:
@@ -139,7 +179,7 @@ def _text(here: dict[str, Row], reference: dict[str, Row], names: Sequence[str],
         return "-"
     digits = 4 if figure == "crps" else 2
     text = f"{sum(values) / len(values):.{digits}f}"
-    if alone or len(names) < 2:
+    if alone or len(names) < 2 or any(math.isnan(float(reference[name][figure])) for name in names):
         return text
     low, high = interval(value - float(reference[name][figure]) for value, name in zip(values, names, strict=True))
     return f"{text} [{low:+.{digits}f}, {high:+.{digits}f}]"

@@ -1,4 +1,4 @@
-"""The tables of benchmarks/README.md from the tracked results: `python -m benchmarks.tables` writes them anew."""
+"""The tables of README.md and quality.md here from the tracked results: `python -m benchmarks.tables` renews them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import calibration, quality_tables, restoration, rows
 from .rows import Row
 
 ROOT = Path(__file__).parent
-PAGE = ROOT / "README.md"
+PAGES = (ROOT / "README.md", ROOT / "quality.md")
 RESULTS = ROOT / "results"
 
 
@@ -164,6 +164,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "curve": curve,
     "photographs": rest("restoration.csv", lambda found: restoration.short(found, 48)),
     "ranks": rest("quality.csv", quality_tables.ranks),
+    "methods": rest("quality.csv", quality_tables.overall),
     "quality": rest("quality.csv", quality_tables.table),
     "denoising": denoising,
     "tuning": lambda: lines(("settings", "mean PSNR", *quality_tables.TASKS), tuned()),
@@ -186,7 +187,8 @@ def page(text: str) -> str:
 
 
 def main() -> None:
-    PAGE.write_text(page(PAGE.read_text()))
+    for path in PAGES:
+        path.write_text(page(path.read_text()))
 
 
 if __name__ == "__main__":

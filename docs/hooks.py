@@ -47,7 +47,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         {"Guides": [f"{name}.md" for name in [*GUIDES, *rest]]},
         {"Examples": [f"examples/{path.stem}.md" for path in programs()]},
         {"API": [{module: f"api/{module}.md"} for module in API]},
-        {"Results": [*(["benchmarks.md"] if BENCHMARKS.exists() else []), "results.md"]},
+        {"Results": [*(["benchmarks.md", "quality.md"] if BENCHMARKS.exists() else []), "results.md"]},
     ]
     return config
 
@@ -57,6 +57,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     made = {"index.md": seen_from_docs(ROOT / "README.md"), "results.md": results()}
     if BENCHMARKS.exists():
         made["benchmarks.md"] = seen_from_docs(BENCHMARKS)
+        made["quality.md"] = seen_from_docs(BENCHMARKS.with_name("quality.md"))
     made |= {f"examples/{path.stem}.md": example(path) for path in programs()}
     made |= {f"api/{module}.md": api(module) for module in API}
     for uri, content in made.items():
@@ -76,7 +77,7 @@ def tables() -> list[Path]:
 
 def seen_from_docs(page: Path) -> str:
     """A page from outside docs/, its links as seen from there; what the site does not hold stays as text."""
-    places = {"README.md": "index.md", "benchmarks/README.md": "benchmarks.md"}
+    places = {"README.md": "index.md", "benchmarks/README.md": "benchmarks.md", "benchmarks/quality.md": "quality.md"}
     places |= {f"docs/examples/{path.name}": f"examples/{path.stem}.md" for path in programs()}
     places |= {f"benchmarks/results/{path.name}": f"results/{path.name}" for path in tables()}
 

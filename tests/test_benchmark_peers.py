@@ -114,7 +114,7 @@ def test_intervals_of_the_table_are_those_of_compare():
         for place, value in enumerate(values)
     ]
     low, high = compare.interval([-1, -2, -3])
-    assert quality_tables.table(rows)[-1].split(" | ")[3:5] == ["5 + 2", f"23.00 [{low:+.2f}, {high:+.2f}]"]
+    assert quality_tables.table(rows)[-1].split(" | ")[2:4] == ["5 + 2", f"23.00 [{low:+.2f}, {high:+.2f}]"]
 
 
 def test_the_table_names_the_particles_of_a_cloud_and_leaves_out_what_cannot_be_compared():
@@ -122,8 +122,9 @@ def test_the_table_names_the_particles_of_a_cloud_and_leaves_out_what_cannot_be_
     rows = [head | {"method": "invdiff kps", "image": "a"}, head | {"method": "azula dps", "image": "b"}]
     rows.append(head | {"method": "invdiff tds", "image": "a", "particles": "2"})
     found = quality_tables.table(rows)
-    assert len(found) == 4
-    assert found[-1].startswith("| blur 0.05 | invdiff tds, clouds of 2 | 1 | 5 |")
+    assert found[0] == "## blur, sigma 0.05"
+    assert len(found) == 6
+    assert found[-1].startswith("| invdiff tds, clouds of 2 | 1 | 5 |")
 
 
 def case(method, psnr, crps, coverage):
@@ -158,6 +159,13 @@ def test_the_last_row_is_of_all_tasks():
     rows += of("box", case("azula mmps", (1, 1), (0.07, 0.08), (0.6, 0.6)))
     # Takes one of the tasks, and so stands in its row alone.
     rows += of("blur", case("deepinv ddrm", (90, 90), (0, 0), (0.9, 0.9)))
+    for row in rows:
+        row |= {"nfe": "5", "nfe_backward": "0"}
+    means = [line.split(" | ")[:4] for line in quality_tables.overall(rows)[2:]]
+    assert [(name, crops, psnr.split()[0]) for name, crops, _, psnr in means] == [
+        ("| invdiff kps", "2", "16.50"),
+        ("| azula mmps", "2", "13.00"),
+    ]
     *_, box, whole = quality_tables.ranks(rows)
     assert "ddrm" not in box
     task, sigma, crops, psnr, crps, coverage = whole.strip("| ").split(" | ")
@@ -194,7 +202,7 @@ def test_a_method_fails_where_one_draw_does():
     rows = [head | {"method": "invdiff kps"} | found, head | {"method": "invdiff tmpd"} | made]
     assert quality_tables.table(rows)[-1].count("failed") == 6
     rows[1] = head | {"method": "invdiff tmpd"} | found | {"psnr_limit": "nan"}
-    assert quality_tables.table(rows)[-1].split(" | ")[5] == "-"
+    assert quality_tables.table(rows)[-1].split(" | ")[4] == "-"
 
 
 @pytest.mark.parametrize(("draws", "level"), [(8, 7 / 9), (16, 15 / 17), (19, 0.9), (32, 0.9)])

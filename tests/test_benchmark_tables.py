@@ -1,4 +1,4 @@
-"""The tables of benchmarks/README.md are those of the tracked results, and every script it names is there."""
+"""The tables of the pages of benchmarks/ are those of the tracked results, and every script it names is there."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import pytest
 
 from benchmarks import rows, speed, tables
 
-TEXT = tables.PAGE.read_text()
+TEXT = "\n".join(path.read_text() for path in tables.PAGES)
 
 
-def test_the_page_is_what_the_results_say():
-    assert tables.page(TEXT) == TEXT, "run python -m benchmarks.tables"
+@pytest.mark.parametrize("path", tables.PAGES, ids=lambda path: path.name)
+def test_a_page_is_what_the_results_say(path):
+    assert tables.page(path.read_text()) == path.read_text(), "run python -m benchmarks.tables"
 
 
-def test_every_table_is_on_the_page():
+def test_every_table_is_on_a_page():
     assert set(re.findall(r"<!-- (\w+) -->", TEXT)) == {*tables.TABLES, "end"}
 
 
