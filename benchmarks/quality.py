@@ -180,8 +180,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="one 32x32 crop, seven methods, two tasks: half a minute")
     parser.add_argument("--sets", nargs="*", default=list(SETS), choices=SETS, metavar="SET")
     parser.add_argument("--crops", type=int, default=4, help="images of each set")
-    parser.add_argument("--size", type=int, default=48, help="side of a crop, pixels")
-    parser.add_argument("--draws", type=int, default=16)
+    parser.add_argument("--size", type=int, default=32, help="side of a crop, pixels")
+    parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--sigma-y", type=float, nargs="+", default=[0.01, 0.05])
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS, metavar="TASK")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS, metavar="METHOD")
@@ -203,6 +203,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif settings.part[1] > 1:
         out = whole.with_name(f"{whole.stem}_part{settings.part[0]}of{settings.part[1]}.csv")
     found, standing = read(out), read(whole)
+    other = [row for row in found if (row["size"], row["draws"]) != (str(settings.size), str(settings.draws))]
+    if other:
+        raise SystemExit(
+            f"{out} holds {other[0]['draws']} draws of {other[0]['size']}x{other[0]['size']}: give --out another file, "
+            "as these make no one table."
+        )
     for row in rows(settings, [*standing, *found]):
         found.append(row)
         write(out, COLUMNS, found)

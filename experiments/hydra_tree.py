@@ -150,11 +150,19 @@ def check_words(overrides: Iterable[Override], allow: Collection[str] = ()) -> N
         ValueError: settings of a sweep as a mapping.
     """
     for override in overrides:
-        if override.key_or_group in ("hydra.searchpath", "hydra"):
-            value = override.value()
+        name, value = override.key_or_group, override.value()
+        if name in ("hydra.searchpath", "hydra"):
             check_search_path(value.get("searchpath", []) if isinstance(value, dict) else value, allow)
-        elif override.key_or_group == "hydra.sweeper.params":
+        if _sweeps(name, value):
             raise ValueError(
-                "hydra.sweeper.params is given as a mapping: sweep by -m with NAME=A,B, or write the mapping in a file "
+                f"{name} is given settings of a sweep as a mapping: sweep by -m with NAME=A,B, or write them in a file "
                 "of --config-dir."
             )
+
+
+def _sweeps(name: str, value: Any) -> bool:
+    """Whether a word gives `hydra.sweeper.params` a mapping, which Hydra cannot merge with the none that is there."""
+    for outer, inner in (("hydra", "sweeper"), ("hydra.sweeper", "params")):
+        if name == outer and isinstance(value, Mapping):
+            name, value = f"{outer}.{inner}", value.get(inner)
+    return name == "hydra.sweeper.params" and isinstance(value, Mapping)

@@ -6,6 +6,7 @@ import glob
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,9 @@ def calibrate(
         raise FileExistsError(f"{out} is there already: choose another name, or give --overwrite.")
     folders = [folder for run in runs for folder in _folders(run)]
     seeds = _look_through(folders, method, level, chance)
-    posteriors, truths = map(_load, _shown(folders, "calibrating")), map(_truth, folders)
-    calibrator = find(posteriors, truths, level, chance, method, names=map(str, folders))
+    with _shown(folders, "calibrating") as shown:
+        posteriors, truths = map(_load, shown), map(_truth, folders)
+        calibrator = find(posteriors, truths, level, chance, method, names=map(str, folders))
     calibrator.save(out)
     again = len(seeds) - len(set(seeds))
     if again:
@@ -76,30 +78,34 @@ def _look_through(folders: Sequence[Path], method: str, level: float, delta: flo
     settings: dict[str, Any] | None = None
     images: set[str] = set()
     seeds = []
-    for folder in _shown(folders, "looking through"):
-        posterior, truth = _load(folder), _truth(folder)
-        try:
-            posterior._refuse_interval(level)
-        except ValueError as error:
-            raise ValueError(f"{folder}: {error}") from error
-        settings = agreed(settings, settings_of(posterior.record), str(folder))
-        images |= {digest(image) for image in (truth if posterior.record["batched"] else truth[None])}
-        # One folder given twice is one run.
-        seeds.append((posterior.record["seed"], folder.resolve()))
+    with _shown(folders, "looking through") as shown:
+        for folder in shown:
+            posterior, truth = _load(folder), _truth(folder)
+            try:
+                posterior._refuse_interval(level)
+            except ValueError as error:
+                raise ValueError(f"{folder}: {error}") from error
+            settings = agreed(settings, settings_of(posterior.record), str(folder))
+            images |= {digest(image) for image in (truth if posterior.record["batched"] else truth[None])}
+            # One folder given twice is one run.
+            seeds.append((posterior.record["seed"], folder.resolve()))
     needed = images_needed(method, level, delta)
     if len(images) < needed:
         raise ValueError(too_few(method, level, delta, len(images), needed))
     return [seed for seed, _ in dict.fromkeys(seeds)]
 
 
-def _shown(folders: Sequence[Path], words: str) -> Iterable[Path]:
+@contextmanager
+def _shown(folders: Sequence[Path], words: str) -> Iterator[Iterable[Path]]:
     """The folders, with a bar of how many are done and the time left where stderr is a terminal."""
     if not sys.stderr.isatty():
-        return folders
+        yield folders
+        return
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import Progress
 
-    return track(folders, words, console=Console(stderr=True), transient=True)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        yield bar.track(folders, description=words)
 
 
 def _folders(run: str) -> Iterator[Path]:

@@ -112,8 +112,10 @@ SOLVERS = "choose from daps, ddim, ddnm, "
         (["-m", "~data"], "The configuration has no data: leave out ~data, and begin a file of your own with "),
         (
             ["-m", "hydra.sweeper.params={solver: 'ddrm,dps'}"],
-            "hydra.sweeper.params is given as a mapping: sweep by -m with NAME=A,B, or write the mapping in a file of ",
+            "hydra.sweeper.params is given settings of a sweep as a mapping: sweep by -m with NAME=A,B, or write them ",
         ),
+        (["-m", "hydra.sweeper={params: {solver: 'ddrm,dps'}}"], "hydra.sweeper is given settings of a sweep as a "),
+        (["-m", "hydra={sweeper: {params: {solver: 'ddrm,dps'}}}"], "hydra is given settings of a sweep as a mapping"),
         (["prior=null"], "A group is given no name of a file: expected GROUP=CHOICE, such as prior=tv.\n"),
         (
             ["solver.steps=${fnord}"],
