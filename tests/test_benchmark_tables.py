@@ -132,11 +132,11 @@ def test_rows_of_a_gpu_take_the_place_of_none_of_the_cpu(tmp_path, monkeypatch):
     assert [rows.read(tmp_path / name)[0]["device"] for name in ("speed.csv", "speed_cuda.csv")] == ["cpu", "cuda"]
 
 
-def test_memory_of_a_process_is_measured_on_the_cpu_alone(monkeypatch):
+def test_memory_of_a_process_is_measured_on_the_cpu_alone_and_quickly_of_one_pair(monkeypatch):
     monkeypatch.setattr(speed, "memory_rows", lambda *_: iter([{"part": "memory"}]))
-    for device, count in (("cpu", 1), ("cuda", 0)):
-        head = {"solvers": ["ddrm"], "tasks": ["blur"], "parts": ["memory"], "size": 8, "nfe": 2}
-        assert len(list(speed.rows(argparse.Namespace(**head, device=device)))) == count
+    for device, quick, count in (("cpu", False, 2), ("cpu", True, 1), ("cuda", False, 0)):
+        head = {"solvers": ["ddrm"], "tasks": ["blur", "gray"], "parts": ["memory"], "size": 8, "nfe": 2}
+        assert len(list(speed.rows(argparse.Namespace(**head, device=device, quick=quick)))) == count
 
 
 def test_the_table_of_denoising_has_a_column_a_level(tmp_path, monkeypatch):
