@@ -22,7 +22,7 @@ test: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy invdiff
+	$(BIN)/mypy invdiff benchmarks experiments
 
 # The documentation site, into site/; a warning is an error.
 docs: $(VENV)/.installed

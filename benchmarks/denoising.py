@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,17 @@ from invdiff.metrics import psnr
 def load_image(path: Path) -> Tensor:
     """(1, 3, H, W) in [0, 1]."""
     return torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None].float() / 255
+
+
+def mean_psnr(prior: priors.Prior, paths: Sequence[Path], level: int) -> float:
+    """Mean over the images of the PSNR in dB, at noise of `level` of 255 from the stream of the image's place."""
+    sigma, total = level / 255, 0.0
+    for index, path in enumerate(paths):
+        x = load_image(path)
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(index))
+        with torch.no_grad():
+            total += float(psnr(prior(x + sigma * noise, sigma), x))
+    return total / len(paths)
 
 
 def main() -> None:
@@ -40,18 +52,13 @@ def main() -> None:
     for name in settings.priors:
         prior = priors.load(name)
         for level in settings.levels:
-            sigma, total, clock = level / 255, 0.0, time.monotonic()
-            if sigma > prior.sigma_range[1] * (1 + 1e-6):
+            if level / 255 > prior.sigma_range[1] * (1 + 1e-6):
                 continue
-            for index, path in enumerate(paths):
-                x = load_image(path)
-                noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(index))
-                with torch.no_grad():
-                    total += float(psnr(prior(x + sigma * noise, sigma), x))
+            clock = time.monotonic()
             row = {
                 "prior": prior.name,
                 "sigma_255": level,
-                "psnr": f"{total / len(paths):.3f}",
+                "psnr": f"{mean_psnr(prior, paths, level):.3f}",
                 "images": len(paths),
                 "seconds_per_image": f"{(time.monotonic() - clock) / len(paths):.3f}",
             }

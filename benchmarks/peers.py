@@ -134,8 +134,8 @@ def deepinv(
         made = sampling.DiffPIR(network, dinv.optim.L2(), sigma=sigma_y, max_iter=nfe or 100)
     elif method in ("dps", "dps_annealed"):
         # Its samplers of an SDE take one step less than they have times.
-        times = nfe + 1 if nfe else 1000
-        made = sampling.DPS(network, num_steps=times, guidance="norm" if method == "dps" else "annealed")
+        count = nfe + 1 if nfe else 1000
+        made = sampling.DPS(network, num_steps=count, guidance="norm" if method == "dps" else "annealed")
     elif method in ("pigdm", "mmps"):
         kind = sampling.PiGDMDataFidelity if method == "pigdm" else sampling.MomentMatchingDataFidelity
         times = torch.linspace(1, 0, nfe + 1 if nfe else 100, dtype=torch.float64)

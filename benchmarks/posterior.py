@@ -37,7 +37,7 @@ from invdiff.exact.measure import mode
 from invdiff.noise import GaussianNoise
 from invdiff.operators import Blur, Downsample, Identity, Mask, Operator, gaussian_psf, random_mask
 from invdiff.priors import GaussianPrior
-from invdiff.priors.analytic import GaussianMixture
+from invdiff.priors.mixtures import Mixture
 from invdiff.random import MemberRandom
 
 SHAPE = (1, 16, 16)
@@ -84,7 +84,7 @@ def sw2(a: Tensor, b: Tensor, directions: int = 200, seed: int = 0) -> float:
     return sliced_wasserstein(a, b, 2, axes / axes.norm(dim=0))
 
 
-def verdict(posterior: Posterior, exact: GaussianMixture, reference: Tensor) -> dict[str, float]:
+def verdict(posterior: Posterior, exact: Mixture, reference: Tensor) -> dict[str, float]:
     """The four figures of one set of draws against the exact posterior."""
     scale = float(exact.std.square().mean().sqrt())
     row = {"mean_error": float((posterior.mean().double() - exact.mean).square().mean().sqrt()) / scale}

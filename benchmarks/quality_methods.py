@@ -23,7 +23,7 @@ REFERENCE = "invdiff kps"
 DRAWN = {"kps": 0, "ddrm": 1, "ddnm": 1, "diffpir": 1, "reddiff": 1, "mcgdiff": 1, "fps_smc": 1, "daps": 5, "tmpd": 5}
 DRAWN |= {"pigdm": 3, "dps": 3, "mmps": 3, "dps_annealed": 3, "tds": 3, "deepinv mmps": 11, "azula mmps": 5}
 CLOUDS = ("tds", "fps_smc", "mcgdiff")
-OURS = ("kps", "ddrm", "ddnm", "diffpir", "pigdm", "mmps", "tmpd", "dps", "daps", "reddiff", *CLOUDS)
+OURS: tuple[str, ...] = ("kps", "ddrm", "ddnm", "diffpir", "pigdm", "mmps", "tmpd", "dps", "daps", "reddiff", *CLOUDS)
 OURS += ("pnp_hqs", "pnp_admm", "pnp_pgd", "red_gd", "red_fp", "red_admm")
 THEIRS = {
     "deepinv": ("ddrm", "diffpir", "pigdm", "mmps", "dps", "dps_annealed", "dpir", "dpir_tuned"),

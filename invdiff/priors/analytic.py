@@ -111,6 +111,7 @@ class GaussianPrior(_AnalyticPrior):
     """
 
     name = "gaussian prior"
+    mixture: GaussianMixture
 
     def __init__(self, mean: Tensor, covariance: Tensor) -> None:
         mean, covariance = mean.double(), covariance.double()

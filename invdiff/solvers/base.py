@@ -53,12 +53,14 @@ class Margins:
 class Solver(Protocol):
     """Hyper-parameters plus one generator of iterates; the last iterate is the result."""
 
-    stochastic: bool
+    # Read only, so that a class that says it once for all of its instances is a solver for type checkers too.
+    @property
+    def stochastic(self) -> bool:
+        """Whether two seeds give two results."""
+        ...
 
-    def iterate(
-        self, likelihood: Likelihood | None, denoiser: Prior, x: Tensor, random: MemberRandom
-    ) -> Iterator[Tensor]:
-        """Yield one iterate (b, *in_shape) per step, starting from x."""
+    def iterate(self, likelihood: Likelihood, denoiser: Prior, x: Tensor, random: MemberRandom) -> Iterator[Tensor]:
+        """Yield one iterate (b, *in_shape) per step, starting from x; only a `PriorSampler` is called without y."""
         ...
 
 
