@@ -72,7 +72,7 @@ class _Impulses:
         return noise
 
 
-def propagate(solver: Any, mean: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
+def propagate(solver: PriorSampler, mean: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
     """The exact mean and variance, (n,), of what a sampler draws from N(mean, diag(variances)).
 
     With a Gaussian prior the sampler is an affine function of its independent noises: the last member of the batch

@@ -1,12 +1,16 @@
-"""The table of docs/solvers.md from the tracked results: `python -m benchmarks.solver_table` writes it anew.
+"""The tables of docs/solvers.md, and one of docs/kps.md, from the tracked results.
+
+`python -m benchmarks.solver_table` writes them anew.
 
 What a solver needs is asked of its own check; figures are those of results/posterior.csv (smallest to largest of the
-four operators) and results/laboratory_FAMILY.csv (means over problems), "-" where nothing was measured.
+four operators) and results/laboratory_FAMILY.csv (means over problems); "-" where nothing was measured, or, of 25
+modes, not all of the problems that the solvers are held to.
 """
 
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 import torch
@@ -19,13 +23,30 @@ from invdiff.solvers import CapabilityError
 
 from . import summary
 from .posterior import OPERATORS, RESULTS
+from .quantiles import QUANTILE
 
 PAGE = Path(__file__).parent.parent / "docs" / "solvers.md"
+FLAGSHIP = PAGE.with_name("kps.md")
 BEGIN, END = "<!-- table: python -m benchmarks.solver_table -->", "<!-- end of table -->"
+BEGIN_CELLS, END_CELLS = "<!-- cells: python -m benchmarks.solver_table -->", "<!-- end of cells -->"
 SHAPE = (1, 8, 8)
+# The problems of 25 modes that every solver is held to, by number of values: as many as the slowest of them ran on.
+MODES = {d: [f"mixture25/d={d} dy={d_y}/{n}" for d_y in (1, 2, 4) for n in range(5)] for d in (8, 80)}
 HEADS = (
     *("solver", "operators", "prior", "NFE", "back", "mean", "std", "cover 90 %"),
-    *("25 modes: SW1", "16-d: weights", "heavy: gap, region", "nonlinear: SW1"),
+    *("25 modes, d = 8 / 80: SW1", "16-d: weights", "heavy: gap, region", "nonlinear: SW1"),
+)
+CELLS = "gaussian/16x16 gray"
+CELL_HEADS = (
+    *("solver", "cells", "problems", "std, observed", "std, not observed", "cover 90 %"),
+    *("mean, observed / floor", "mean, not observed / floor", "SW2 / floor"),
+)
+CELL_FIGURES = ("spread_observed", "spread_null", "coverage90", "mean_observed", "mean_null", "sw2")
+BEGIN_SIZES, END_SIZES = "<!-- sizes: python -m benchmarks.solver_table -->", "<!-- end of sizes -->"
+SIZES = ("16x16 gray", "16x16 colour", "32x32 gray", "32x32 colour")
+SIZE_HEADS = (
+    *("images", "cells", "problems", "std, observed", "std, not observed", "cover 90 %", "passes back"),
+    *("mean, observed: under", "mean, not observed: under", "SW2: under"),
 )
 FAMILIES = {
     "mixture25": ("sw1",),
@@ -81,13 +102,77 @@ def large(folder: Path = RESULTS.parent) -> dict[tuple[str, str], dict[str, str]
         for key in dict.fromkeys((row["solver"], row["mode"]) for row in rows):
             own = [row for row in rows if (row["solver"], row["mode"]) == key]
             words = [_mean(own, figure) for figure in figures]
-            out.setdefault(key, {})[family] = ", ".join(words)
+            out.setdefault(key, {})[family] = _by_size(own) if family == "mixture25" else ", ".join(words)
     return out
+
+
+def _by_size(rows: list[dict[str, str]]) -> str:
+    """On 25 modes, the mean over the same problems of each number of values; "-" where one of them was not run."""
+    found = {row["problem"]: float(row["sw1"]) for row in rows}
+    words = [
+        f"{sum(found[p] for p in wanted) / len(wanted):.2f}" if found.keys() >= set(wanted) else "-"
+        for wanted in MODES.values()
+    ]
+    return " / ".join(words) if set(words) != {"-"} else "-"
+
+
+def cells(folder: Path = RESULTS.parent) -> str:
+    """The table of Gaussian images of 16x16 gray: smallest to largest mean of a cell, errors over those of "exact"."""
+    found = [row for row in summary.rows("gaussian", folder) if row["cell"].startswith(CELLS)]
+    tables = {figure: summary.table(found, figure) for figure in CELL_FIGURES}
+    lines = ["| " + " | ".join(CELL_HEADS) + " |", "|" + " --- |" * len(CELL_HEADS)]
+    for solver, mode in dict.fromkeys((row["solver"], row["mode"]) for row in found if row["solver"] != QUANTILE):
+        own = [row for row in found if (row["solver"], row["mode"]) == (solver, mode)]
+        words = [f"`{solver}`" if mode == "independent" else f"`{solver}`, {mode}"]
+        words += [str(len({row[key] for row in own})) for key in ("cell", "problem")]
+        for figure, by_key in tables.items():
+            means = []
+            for cell in dict.fromkeys(row["cell"] for row in own):
+                values, floor = by_key.get((cell, solver, mode), {}), by_key.get((cell, "exact", "independent"), {})
+                if not figure.startswith(("mean", "sw")):
+                    means.append(summary.mean(values, figure).value)
+                elif values.keys() & floor.keys():
+                    means.append(summary.against(values, floor, figure).value)
+            means = [value for value in means if not math.isnan(value)]
+            words.append(f"{min(means):.2f} to {max(means):.2f}" if means else "-")
+        lines.append("| " + " | ".join(words) + " |")
+    return "\n".join(lines)
+
+
+def by_size(folder: Path = RESULTS.parent) -> str:
+    """The table of KPS on all Gaussian images: smallest to largest mean of a cell, in brackets those of exact draws."""
+    rows = summary.rows("gaussian", folder)
+    lines = ["| " + " | ".join(SIZE_HEADS) + " |", "|" + " --- |" * len(SIZE_HEADS)]
+    for size in SIZES:
+        own = [row for row in rows if row["cell"].startswith(f"gaussian/{size} ")]
+        kps = [row for row in own if row["solver"] == "kps"]
+        ran = {row["problem"] for row in kps}
+        exact = [row for row in own if row["solver"] == "exact" and row["problem"] in ran]
+        bounds = [row for row in own if row["solver"] == QUANTILE and row["problem"] in ran]
+        words = [size, str(len({row["cell"] for row in kps})), str(len(ran))]
+        for figure in CELL_FIGURES[:3]:
+            spans = []
+            for found in (kps, exact):
+                means = [summary.mean(v, figure).value for v in summary.table(found, figure).values()]
+                spans.append(f"{min(means):.3f} to {max(means):.3f}")
+            words.append(f"{spans[0]} ({spans[1]})")
+        words.append(span(kps, "nfe_backward", digits=0))
+        for figure in CELL_FIGURES[3:]:
+            limits = _by_problem(bounds, figure)
+            (some, of), (others, _) = (summary.under(_by_problem(found, figure), limits) for found in (kps, exact))
+            words.append(f"{some} of {of} ({others})")
+        lines.append("| " + " | ".join(words) + " |")
+    return "\n".join(lines)
+
+
+def _by_problem(rows: list[dict[str, str]], figure: str) -> dict[str, tuple[float, ...]]:
+    """The figure of every problem, whatever its cell."""
+    return {problem: v for cell in summary.table(rows, figure).values() for problem, v in cell.items()}
 
 
 def _mean(rows: list[dict[str, str]], figure: str) -> str:
     """The mean over all problems of a solver."""
-    values = {problem: v for cell in summary.table(rows, figure).values() for problem, v in cell.items()}
+    values = _by_problem(rows, figure)
     if not values:
         return "-"
     found = summary.mean(values, figure).value
@@ -115,18 +200,24 @@ def table(folder: Path = RESULTS.parent) -> str:
     return "\n".join(lines)
 
 
-def written(page: str, content: str) -> str:
+def written(page: str, content: str, begin: str = BEGIN, end: str = END) -> str:
     """The page with the table between its marks replaced.
 
     Raises:
         ValueError: if the page has no marks.
     """
-    if page.count(BEGIN) != 1 or page.count(END) != 1:
-        raise ValueError(f"The page has no place for the table: expected {BEGIN} and {END}, each once.")
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n{content}\n{END}{rest.partition(END)[2]}"
+    if page.count(begin) != 1 or page.count(end) != 1:
+        raise ValueError(f"The page has no place for the table: expected {begin} and {end}, each once.")
+    before, _, rest = page.partition(begin)
+    return f"{before}{begin}\n{content}\n{end}{rest.partition(end)[2]}"
+
+
+def renewed(page: str) -> str:
+    """The page with both tables of the tracked results."""
+    return written(written(page, table()), cells(), BEGIN_CELLS, END_CELLS)
 
 
 if __name__ == "__main__":
-    PAGE.write_text(written(PAGE.read_text(), table()))
-    print(f"{PAGE.name}: {len(table().splitlines()) - 2} rows")
+    PAGE.write_text(renewed(PAGE.read_text()))
+    FLAGSHIP.write_text(written(FLAGSHIP.read_text(), by_size(), BEGIN_SIZES, END_SIZES))
+    print(f"{PAGE.name}: {len(table().splitlines()) - 2} and {len(cells().splitlines()) - 2} rows")

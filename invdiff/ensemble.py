@@ -193,6 +193,7 @@ class Ensemble:
         failed = torch.zeros(size * kept, dtype=torch.int32, device=self.device)
         with threads_of(self.threads), torch.no_grad():
             x = self._first(chunk, prior, like, members, random)
+            # Without a likelihood: the solver's check has let that through.
             iterates = self.solver.iterate(chunk, prior, x, random)  # type: ignore[arg-type]
             expected = (size, kept, *shape) if self.dependent else (size, *shape)
             for step, x in enumerate(_checked(iterates, expected, self.solver, self.dependent), start=1):

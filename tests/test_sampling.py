@@ -21,7 +21,7 @@ from invdiff.priors import FunctionPrior, GaussianPrior
 from invdiff.priors.base import Prior
 from invdiff.record import describe
 from invdiff.sampling import default_micro_batch, held_on
-from invdiff.solvers import DDRM, DPS, CapabilityError, Heun, PnPHQS
+from invdiff.solvers import DDRM, DPS, CapabilityError, Heun, PnPHQS, Solver
 from invdiff.solvers.cloud import CloudSolver
 
 SHAPE = (1, 4, 4)
@@ -53,6 +53,33 @@ def test_a_solver_of_somebodys_own_starts_from_the_priors_highest_noise():
     draws = sample(Walk(), likelihood(), limited, draws=4000, micro_batch=1000).draws
     assert float(draws.mean()) == pytest.approx(0.5, abs=0.05)
     assert float(draws.std()) == pytest.approx(math.sqrt(9 + 3), rel=0.03)
+
+
+class Set(Solver):
+    """Inherits from the protocol and says it for each instance."""
+
+    def __init__(self, stochastic: bool = True) -> None:
+        self.stochastic = stochastic
+
+    def iterate(self, likelihood, denoiser, x, random):
+        yield random.normal(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Field(Solver):
+    """The same as a setting."""
+
+    stochastic: bool = True
+
+    def iterate(self, likelihood, denoiser, x, random):
+        yield random.normal(x)
+
+
+@pytest.mark.parametrize("kind", [Set, Field])
+def test_a_solver_may_inherit_from_the_protocol(kind):
+    assert len(sample(kind(), likelihood(), prior(), draws=2).draws) == 2
+    with pytest.raises(ValueError, match=f"{kind.__name__} gives one point estimate: ask for draws=1"):
+        sample(kind(stochastic=False), likelihood(), prior(), draws=2)
 
 
 def test_draws_come_back_in_the_shape_of_y():

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Collection
 from typing import Any
 
-from .base import CapabilityError, PriorSampler, Solver
+from .base import CapabilityError, Solver
 from .daps import DAPS
 from .ddim import DDIM
 from .ddnm import DDNM
@@ -38,6 +38,7 @@ from .pnp_admm import PnPADMM
 from .pnp_hqs import PnPHQS
 from .pnp_pgd import PnPPGD
 from .pnpdm import PnPDM
+from .prior_sampler import PriorSampler
 from .red_admm import REDADMM
 from .red_fp import REDFP
 from .red_gd import REDGD

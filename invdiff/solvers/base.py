@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import numbers
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from ..schedule import noise_levels
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["CapabilityError", "DiffusionSolver", "Margins", "PointSolver", "PriorSampler", "Solver", "column"]
+__all__ = ["CapabilityError", "DiffusionSolver", "Margins", "PointSolver", "Solver", "column"]
 
 # Pixel values vary by about a quarter around the middle of the range: the prior of somebody who knows nothing else.
 PIXEL_STD = 0.25
@@ -53,14 +52,22 @@ class Margins:
 class Solver(Protocol):
     """Hyper-parameters plus one generator of iterates; the last iterate is the result."""
 
-    # Read only, so that a class that says it once for all of its instances is a solver for type checkers too.
-    @property
-    def stochastic(self) -> bool:
-        """Whether two seeds give two results."""
-        ...
+    if TYPE_CHECKING:
+        # Read only for type checkers, so that a class that says it once for all of its instances is a solver for them.
+        # At run time a property would be in the way of classes that inherit from this one and set it.
+        @property
+        def stochastic(self) -> bool:
+            """Whether two seeds give two results."""
+            ...
+    else:
+        stochastic: bool
 
     def iterate(self, likelihood: Likelihood, denoiser: Prior, x: Tensor, random: MemberRandom) -> Iterator[Tensor]:
-        """Yield one iterate (b, *in_shape) per step, starting from x; only a `PriorSampler` is called without y."""
+        """Yield one iterate (b, *in_shape) per step, starting from x.
+
+        A run without a measurement passes None as the likelihood: a solver whose `check` lets that through, as that of
+        a `PriorSampler` does, must take it.
+        """
         ...
 
 
@@ -321,66 +328,3 @@ class DiffusionSolver:
         if likelihood is not None and self.heuristic(denoiser) and isinstance(likelihood.operator, LinearOperator):
             return likelihood.prox(centre, PIXEL_STD**-2)
         return centre
-
-
-@dataclass(frozen=True)
-class PriorSampler(DiffusionSolver):
-    """Samplers of the prior alone: they take no likelihood, and with a `start` they go on from its noise level.
-
-    Args:
-        steps: number of steps.
-        schedule: spacing of the noise levels, a name of `invdiff.schedule.noise_levels`.
-        sigma_min: last noise level before 0, image units; at least the lowest of the prior's range.
-        sigma_max: first noise level; where left out the highest of the prior's range, and at most 40.
-        sigmas: the noise levels themselves, falling and above 0, image units, in place of steps, schedule and
-            sigma_min; 0 follows by itself. A sigma_max, or a start_sigma, cuts them and goes before those below it.
-    """
-
-    sigmas: tuple[float, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.sigmas is None:
-            super().__post_init__()
-            return
-        try:
-            given = [float(sigma) for sigma in self.sigmas]
-        except (TypeError, ValueError):
-            given = []
-        falling = all(high > low for high, low in itertools.pairwise(given))
-        if not given or not falling or not 0 < given[-1] <= given[0] < math.inf:
-            raise ValueError(
-                f"sigmas of {type(self).__name__} are {self.sigmas!r}: expected falling noise levels above 0, such as "
-                "(10.0, 1.0, 0.1)."
-            )
-        require_positive(self, "sigma_max")
-        if self.sigma_max is not None:
-            given = [self.sigma_max, *(sigma for sigma in given if sigma < self.sigma_max)]
-        for name, value in (("sigmas", tuple(given)), ("steps", len(given)), ("sigma_min", given[-1])):
-            object.__setattr__(self, name, value)
-
-    def check(self, likelihood: Likelihood | None, denoiser: Prior) -> None:
-        """Refuse what this solver cannot do, in a sentence."""
-        name = type(self).__name__
-        if likelihood is not None:
-            raise CapabilityError(
-                f"{name} draws from the prior alone and takes no likelihood: use DDRM or DPS to restore a measurement."
-            )
-        super().check(likelihood, denoiser)
-        if self.sigmas is None:
-            return
-        low, high = denoiser.sigma_range
-        # Levels taken from the table of a network may differ from its range in their last digit.
-        if self.sigmas[-1] < low * (1 - 1e-6):
-            raise CapabilityError(
-                f"{name} is to go down to sigma {self.sigmas[-1]:g}; {denoiser.name} serves at least {low:.3g}. "
-                "End there or higher."
-            )
-        if self.sigmas[0] > high * (1 + 1e-6):
-            raise CapabilityError(
-                f"{name} is to start at sigma {self.sigmas[0]:g}; {denoiser.name} serves at most {high:.3g}. "
-                "Start there or lower."
-            )
-
-    def levels(self, denoiser: Prior) -> list[float]:
-        """The noise levels from the first to 0."""
-        return super().levels(denoiser) if self.sigmas is None else [*self.sigmas, 0.0]

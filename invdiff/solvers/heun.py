@@ -12,7 +12,8 @@ from ..likelihood import Likelihood
 from ..priors.base import Prior
 from ..random import MemberRandom
 from ..transitions import heun
-from .base import PriorSampler, require_positive
+from .base import require_positive
+from .prior_sampler import PriorSampler
 
 __all__ = ["Heun"]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..likelihood import Likelihood
 from ..priors.base import Prior
 from ..random import MemberRandom
-from .base import PriorSampler
+from .prior_sampler import PriorSampler
 
 __all__ = ["PFODE"]
 
