@@ -119,7 +119,7 @@ def measure(paths: Sequence[Path], folder: Path, repeats: int) -> list[rows.Row]
     """
     missing = [name for name in SIZES if not weights(folder, name).exists()]
     if missing:
-        raise SystemExit(f"Not trained yet: {', '.join(missing)}. Run `python -m benchmarks.sizes train IMAGES` first.")
+        raise SystemExit(f"Not trained yet: {'; '.join(missing)}. Run `python -m benchmarks.sizes train IMAGES` first.")
     networks = {name: priors.load_natural(weights(folder, name)) for name in SIZES}
     for name, prior in networks.items():
         if (took := (prior.card or {}).get("steps")) != SIZES[name][1]:

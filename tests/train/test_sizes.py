@@ -68,7 +68,7 @@ def test_every_network_is_measured(
     settings: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sizes, "SIZES", {"a b": ((4, 8), 3), "c": ((8, 8), 2), "c, longer": ((8, 8), 4)})
-    with pytest.raises(SystemExit, match="Not trained yet: a b, c, c, longer"):
+    with pytest.raises(SystemExit, match="Not trained yet: a b; c; c, longer"):
         sizes.measure([], tmp_path, 1)
     for name, (widths, steps) in sizes.SIZES.items():
         objective = build(settings(f"network.widths={list(widths)}"))
